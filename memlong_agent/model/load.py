@@ -1,0 +1,136 @@
+"""From a hub name or a folder to a :class:`MemoryModel`, or one sentence why not.
+
+The configuration is read and checked before any weight is downloaded or read. A folder with a
+`memlong.json` (written by `memlong train`) brings its layout and gates; a stock checkpoint gets the
+training-free per-layer layout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from memlong_agent.config import PositionPolicy
+from memlong_agent.errors import ConfigError, UnsupportedModelError
+from memlong_agent.layout import MemoryLayout
+from memlong_agent.model.seam import ATTENTION, MemoryModel, register_attention
+
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+SIDECAR = "memlong.json"
+_MOVING_ROPE = ("dynamic", "longrope")  # change their frequencies with the length
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    **model_kwargs: Any,
+) -> tuple[MemoryModel, Tokenizer, PositionPolicy]:
+    """Model, tokenizer and default position policy of a checkpoint.
+
+    `device` defaults to CUDA when there is one; `dtype` to the checkpoint's own. `model_kwargs`
+    (`device_map`, `quantization_config`, `revision`, `trust_remote_code`) go to transformers.
+    Raises UnsupportedModelError for unknown names and architectures without full attention.
+    """
+    hub = {key: model_kwargs[key] for key in ("revision", "trust_remote_code") if key in model_kwargs}
+    config = _read(AutoConfig, name, **hub)
+    check_supported(config, str(name))
+    register_attention()
+    lm = _read(
+        AutoModelForCausalLM,
+        name,
+        config=config,
+        dtype=dtype or "auto",
+        attn_implementation=ATTENTION,
+        **model_kwargs,
+    )
+    if "device_map" not in model_kwargs:
+        lm = lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    lm.eval().requires_grad_(False)
+    sidecar = read_sidecar(Path(name)) if Path(name).is_dir() else {}
+    layout, gates, policy = _memory_of(sidecar, config, lm.device)
+    return MemoryModel(lm, layout, gates), _read(AutoTokenizer, name, **hub), policy
+
+
+def check_supported(config: PreTrainedConfig, name: str) -> None:
+    """Raise UnsupportedModelError unless the architecture can be given a memory."""
+    family = config.model_type
+    if family not in SUPPORTED:
+        raise UnsupportedModelError(
+            f"{name} is a {family!r} model, which memlong-agent cannot give a memory. "
+            f"Use one of these families: {', '.join(SUPPORTED)}."
+        )
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in _MOVING_ROPE:
+        raise UnsupportedModelError(
+            f"{name} uses {rope!r} RoPE, whose frequencies change with the length, so recalled keys "
+            "cannot be placed. Use a checkpoint with default, linear, llama3 or yarn RoPE."
+        )
+
+
+def sliding_window(config: PreTrainedConfig) -> int | None:
+    """The window of a model whose every layer slides; None when some layer sees everything."""
+    return None if full_attention_layers(config) else int(config.sliding_window)
+
+
+def full_attention_layers(config: PreTrainedConfig) -> list[int]:
+    """Layers that attend to the whole context, 0-indexed."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return [i for i, kind in enumerate(kinds) if kind == "full_attention"]
+    slides = getattr(config, "sliding_window", None) is not None
+    return [] if slides else list(range(config.num_hidden_layers))
+
+
+def read_sidecar(folder: Path) -> dict[str, Any]:
+    """`memlong.json` of a checkpoint folder, {} when absent; ConfigError when it is not JSON."""
+    path = folder / SIDECAR
+    if not path.exists():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as exc:
+        raise ConfigError(f"{path} is not valid JSON ({exc}). Train again or restore the file.") from exc
+    return found
+
+
+def write_sidecar(
+    folder: Path, layout: MemoryLayout, gates: Mapping[int, torch.Tensor], policy: PositionPolicy
+) -> None:
+    """Record layout, gates and position policy beside the weights."""
+    record = {
+        "layout": layout.name,
+        "readers": {str(layer): list(readers) for layer, readers in layout.readers.items()},
+        "gates": {str(layer): gate.float().tolist() for layer, gate in gates.items()},
+        "position": policy,
+    }
+    (folder / SIDECAR).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _memory_of(
+    sidecar: Mapping[str, Any], config: PreTrainedConfig, device: torch.device
+) -> tuple[MemoryLayout, dict[int, torch.Tensor], PositionPolicy]:
+    if not sidecar:
+        eligible = full_attention_layers(config) or range(config.num_hidden_layers)
+        return MemoryLayout.per_layer(config.num_hidden_layers, list(eligible)), {}, "contiguous"
+    readers = {int(layer): tuple(read) for layer, read in sidecar["readers"].items()}
+    gates = {int(layer): torch.tensor(gate, device=device) for layer, gate in sidecar["gates"].items()}
+    return MemoryLayout(sidecar["layout"], readers), gates, sidecar["position"]
+
+
+def _read(auto: Any, name: str | Path, **kwargs: Any) -> Any:
+    try:
+        return auto.from_pretrained(str(name), **kwargs)
+    except (OSError, ValueError, KeyError) as exc:
+        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        raise UnsupportedModelError(
+            f"Cannot load the model {str(name)!r}: {reason} Give a folder with config.json and "
+            "safetensors weights, or the name of a Hugging Face model that can be downloaded."
+        ) from exc

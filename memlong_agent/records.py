@@ -1,0 +1,69 @@
+"""What users get back: memories, recalls, replies. Plain, frozen, without tensors."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from memlong_agent.config import Frozen
+
+
+class Memory(Frozen):
+    """What was written at once: one exchange, or one section of a document."""
+
+    id: str
+    """Random 128-bit id, 32 hexadecimal digits; stable across update and rebuild."""
+    text: str
+    session_id: str | None = None
+    source: str | None = None
+    created_at: datetime
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    tokens: int
+    """Tokens of all its chunks, headers included."""
+
+
+class Recall(Frozen):
+    """One chunk that was put into the attention, and why."""
+
+    memory_id: str
+    chunk: int
+    """Ordinal of the chunk in its memory, from 0."""
+    text: str
+    score: float
+    """Cosine of query and chunk vector; 0.0 under `embedder="lexical"`."""
+    session_id: str | None = None
+    source: str | None = None
+    created_at: datetime
+    attention_mass: float | None = None
+    """Share of the last prompt token's attention, mean over heads and retrieval layers."""
+
+
+class Usage(Frozen):
+    """Tokens of one turn."""
+
+    prompt_tokens: int = 0
+    recalled_tokens: int = 0
+    completion_tokens: int = 0
+    written_tokens: int = 0
+    overflowed_tokens: int = 0
+    """Tokens that left the live window while this turn ran."""
+    evicted: int = 0
+    """Chunks evicted by this turn's write."""
+
+
+class Reply(Frozen):
+    """The answer of one turn."""
+
+    text: str
+    recalled: tuple[Recall, ...] = ()
+    attention_mass: float = 0.0
+    """Mean share of attention on memory over the whole reply, 0..1."""
+    finish_reason: Literal["stop", "length"] = "stop"
+    usage: Usage = Usage()
+    session_id: str | None = None
+    memory_ids: tuple[str, ...] = ()
+    """Memories written by this turn."""
+    prompt_ids: tuple[int, ...] = Field(default=(), repr=False)
+    """Token ids that were in the live window when the reply began; recalled K/V are not among them."""
