@@ -40,7 +40,12 @@ def attend(
     if mask is not None:
         mask = mask.to(query.dtype).expand(query.shape[0], 1, query.shape[2], key.shape[2])
     kernel = _kernel(query.device.type, query.dtype, query.shape[-1], mask is not None)
-    return kernel(query, key, value, mask, causal, scaling)
+    out, total = kernel(query, key, value, mask, causal, scaling)
+    if mask is not None:
+        # The CPU kernel answers 0, not -inf, for a query that sees nothing.
+        blind = torch.isneginf(mask).all(-1)  # (B, 1, T)
+        total = total.masked_fill(blind, float("-inf"))
+    return out, total
 
 
 def plain(

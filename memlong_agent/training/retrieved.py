@@ -1,0 +1,52 @@
+"""Samples whose memories are what the real embedder finds, so that training sees real distractors.
+
+In: a seed and prose. Out: one-question samples over the `top_k` nearest of a whole life's facts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from memlong_agent.embedding import minilm
+from memlong_agent.training.dialogues import MemoryText, Sample, Turn
+from memlong_agent.training.facts import Fact, make_facts
+
+WORLDS, FACTS, PROSE, TOP_K = 24, 80, 400, 8
+
+
+def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
+    """`WORLDS x FACTS` questions; each recalls the `TOP_K` nearest of its world and of `PROSE` pieces.
+
+    A question whose own fact is not among them keeps it out: the reply is then an abstention.
+    """
+    embedder = minilm()
+    documents = [
+        MemoryText("document", "", "", text)
+        for text in random.Random(seed).sample(list(prose), PROSE)
+    ]
+    prose_vectors = embedder.embed_texts([memory.text for memory in documents])  # (PROSE, E)
+    samples = []
+    for world in range(WORLDS):
+        facts = make_facts(FACTS, seed=seed * 1000 + world, split="train", wordings="train")
+        told = [
+            MemoryText("exchange", fact.tell, "Noted.", "", age_minutes=len(facts) - n)
+            for n, fact in enumerate(facts)
+        ]
+        vectors = embedder.embed_texts([f"User: {fact.tell}\nAssistant: Noted." for fact in facts])
+        asked = embedder.embed_texts([fact.ask for fact in facts])  # (FACTS, E)
+        scores = asked @ np.concatenate([vectors, prose_vectors]).T  # (FACTS, FACTS + PROSE)
+        pool = [*told, *documents]
+        for fact, row in zip(facts, scores, strict=True):
+            nearest = np.argsort(-row)[:TOP_K]
+            samples.append(
+                _sample(fact, [pool[i] for i in nearest], found=facts.index(fact) in nearest)
+            )
+    return samples
+
+
+def _sample(fact: Fact, memories: list[MemoryText], *, found: bool) -> Sample:
+    reply = f"You told me: {fact.answer}." if found else "I don't know."
+    return Sample(tuple(memories), (Turn(fact.ask, reply, fact.answer if found else ""),))
