@@ -1,3 +1,61 @@
-"""memlong-agent: persistent key/value memory for local language models."""
+"""memlong-agent: persistent key/value memory for local language models.
+
+`from memlong_agent import MemLong` is the front door. Names load on first use, so that importing
+the package costs no torch and no pydantic.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memlong_agent.errors import (
+        ConfigError,
+        ContextOverflowError,
+        IncompatibleMemoryError,
+        MemLongError,
+        MemoryNotFoundError,
+        StoreCorruptError,
+        StoreError,
+        StoreLockedError,
+        StoreVersionError,
+        UnsupportedModelError,
+    )
+    from memlong_agent.memlong import MemLong, Memories, Session, Stream
+    from memlong_agent.records import Memory, Recall, Reply, Usage
 
 __version__ = "0.1.0"
+__all__ = [
+    "ConfigError",
+    "ContextOverflowError",
+    "IncompatibleMemoryError",
+    "MemLong",
+    "MemLongError",
+    "Memories",
+    "Memory",
+    "MemoryNotFoundError",
+    "Recall",
+    "Reply",
+    "Session",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreLockedError",
+    "StoreVersionError",
+    "Stream",
+    "UnsupportedModelError",
+    "Usage",
+]
+_ROOMS = {"memlong": ("MemLong", "Memories", "Session", "Stream"), "records": ("Memory", "Recall", "Reply", "Usage")}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'memlong_agent' has no attribute {name!r}")
+    room = importlib.import_module(f"memlong_agent.{_HOME.get(name, 'errors')}")
+    return getattr(room, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -86,6 +86,10 @@ class MemoryModel:
     @property
     def _decoder(self) -> Any:
         return self.lm.get_decoder()
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache for one live window."""
+        return DynamicCache(config=self.lm.config)
 
     def project(self, ids: torch.Tensor) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         """Keys (before RoPE) and values of every memory layer for `ids` `(B, T)`.

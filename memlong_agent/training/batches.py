@@ -68,12 +68,15 @@ class Encoder:
             )
         ]
 
-    def row(self, sample: Sample, rng: random.Random) -> Row:
-        """A sample as one row; the clock is random, older memories carry older dates."""
+    def row(self, sample: Sample, rng: random.Random, *, echo: bool = False) -> Row:
+        """A sample as one row; the clock is random, older memories carry older dates.
+
+        In an echo the user's words are what is to be predicted, and weigh as a reply.
+        """
         now = _EPOCH + timedelta(seconds=rng.randrange(_TEN_YEARS_S))
         ordered = sorted(sample.memories, key=lambda memory: -memory.age_minutes)
         chunks = [chunk for memory in ordered for chunk in self.chunks(memory, now)]
-        return self.join(chunks, sample.turns)
+        return self.join(chunks, sample.turns, REPLY_WEIGHT if echo else USER_WEIGHT)
 
     def chunks(self, memory: MemoryText, now: datetime) -> list[ChunkText]:
         """The chunks of one memory, as `MemLong` would store them."""
@@ -86,7 +89,9 @@ class Encoder:
         messages = [("user", memory.user), ("assistant", memory.reply)]
         return exchange_chunks(messages, when, self.tokenize, self.chunk_tokens)
 
-    def join(self, chunks: Sequence[ChunkText], turns: Sequence[Turn]) -> Row:
+    def join(
+        self, chunks: Sequence[ChunkText], turns: Sequence[Turn], user_weight: float = USER_WEIGHT
+    ) -> Row:
         """A window of `turns` in the chat template, over `chunks` in time order."""
         window, weights, answers = [self.tokenizer.bos_token_id], [0.0], [False]
         for turn in turns:
@@ -96,7 +101,7 @@ class Encoder:
                 self.tokenizer.eos_token_id,
             ]
             window += asked
-            weights += [USER_WEIGHT] * len(asked)
+            weights += [user_weight] * len(asked)
             answers += [False] * len(asked)
             self._reply(turn, window, weights, answers)
         return Row(

@@ -42,14 +42,14 @@ __all__ = [
 
 # The mixture; the numbers are shares of all samples and sum to 1.
 MIXTURE: tuple[tuple[str, float], ...] = (
-    ("full", 0.36),  # as at inference: eight memories, one right, one question
-    ("mixed", 0.25),  # one to eight memories, one to three questions
+    ("full", 0.20),  # as at inference: eight memories, one right, one question
+    ("mixed", 0.43),  # one to eight memories, one to four questions
     ("window", 0.10),  # told in this very conversation
     ("double", 0.05),  # two facts in one telling
     ("long", 0.05),  # the fact inside 80-100 words of chatter
     ("document", 0.04),  # the fact is a sentence of a document
     ("contradiction", 0.03),  # told twice, the newer one counts
-    ("unknown", 0.08),  # nothing in memory answers
+    ("unknown", 0.06),  # nothing in memory answers
     ("plain", 0.04),  # telling and small talk only
 )
 
@@ -65,7 +65,7 @@ def _full(make: Maker) -> Sample:
 def _mixed(make: Maker) -> Sample:
     rng = make.rng
     count = 1 + int(rng.random() * MAX_MEMORIES)
-    asked = min(count, 1 + int(rng.random() * 3))
+    asked = min(count, 1 + int(rng.random() * 4))
     targets = [make.claim()]
     for _ in range(asked - 1):
         near = draw_claim(rng, make.split, targets[0].subject)

@@ -24,7 +24,7 @@ def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
     """
     embedder = minilm()
     documents = [
-        MemoryText("document", "", "", text)
+        MemoryText("document", "", "", text, n + 1)
         for text in random.Random(seed).sample(list(prose), PROSE)
     ]
     prose_vectors = embedder.embed_texts([memory.text for memory in documents])  # (PROSE, E)
@@ -32,7 +32,7 @@ def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
     for world in range(WORLDS):
         facts = make_facts(FACTS, seed=seed * 1000 + world, split="train", wordings="train")
         told = [
-            MemoryText("exchange", fact.tell, "Noted.", "", age_minutes=len(facts) - n)
+            MemoryText("exchange", fact.tell, "Noted.", "", PROSE + len(facts) - n)
             for n, fact in enumerate(facts)
         ]
         vectors = embedder.embed_texts([f"User: {fact.tell}\nAssistant: Noted." for fact in facts])

@@ -29,7 +29,8 @@ from memlong_agent.layout import MemoryLayout
 from memlong_agent.model import MemoryModel
 from memlong_agent.model.load import write_sidecar
 from memlong_agent.training.batches import Batch, Encoder, Row, collate
-from memlong_agent.training.dialogues import Sample, make_sample
+from memlong_agent.training.curriculum import Curriculum
+from memlong_agent.training.dialogues import make_sample
 from memlong_agent.training.prose import prose_chunks
 from memlong_agent.training.step import MasterAdamW, Phase, answer_hits, freeze, loss_of
 from memlong_agent.training.tokenizer import VOCABULARY, train_tokenizer
@@ -40,7 +41,6 @@ _HEADED = f"{PREAMBLE}[2026-11-20 14:05] User: "
 _TOKENIZER_SAMPLES = 12_000
 _DEV_ROWS = 96
 _POOL = 12  # batches whose rows are sorted by length together
-_RETRIEVED_SHARE = 0.35  # of memory-phase rows: what the embedder finds, as at inference
 
 
 class TrainSettings(Frozen):
@@ -52,8 +52,8 @@ class TrainSettings(Frozen):
     heads: int = Field(4, ge=1)
     feed_forward: int = Field(704, ge=32)
     batch_rows: int = Field(32, ge=1)
-    base_steps: int = Field(2800, ge=0)
-    memory_steps: int = Field(1600, ge=0)
+    base_steps: int = Field(2600, ge=0)
+    memory_steps: int = Field(1200, ge=0)
     base_rate: float = Field(2e-3, gt=0)
     memory_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(150, ge=1)
@@ -105,9 +105,7 @@ class Trainer:
             return {}
         optimizer, gates = self._optimizers(phase)
         dev, scores, started, seen = self._dev(), {}, time.monotonic(), 0.0
-        # The data stream is a function of seed, phase and step, so that a resumed run sees new rows.
-        rng = random.Random(f"{settings.seed}-{phase}-{self.done[phase]}")
-        batches = self._batches(self._samples(phase, rng))
+        batches = self._batches(phase)
         while self.done[phase] < total:
             step = self.done[phase]
             with sdpa_kernel(SDPBackend.MATH):
@@ -156,26 +154,23 @@ class Trainer:
                 _restore(gates, self._resume["gate_optimizer"])
         return optimizer, gates
 
-    def _samples(self, phase: Phase, rng: random.Random) -> Iterator[tuple[Sample, random.Random]]:
-        retrieved: list[Sample] = []
-        if phase == "memory":
-            from memlong_agent.training.retrieved import retrieved_samples
+    def _curriculum(self, phase: Phase) -> Curriculum:
+        if phase == "base":
+            return Curriculum(self.encoder, self.prose)
+        from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
 
-            retrieved = retrieved_samples(self.settings.seed, self.prose)
-        while True:
-            if retrieved and rng.random() < _RETRIEVED_SHARE:
-                yield rng.choice(retrieved), rng
-            else:
-                yield make_sample(rng, split="train", wordings="train", prose=self.prose), rng
+        return Curriculum(self.encoder, self.prose, retrieved_samples(self.settings.seed, self.prose))
 
-    def _batches(self, samples: Iterator[tuple[Sample, random.Random]]) -> Iterator[Batch]:
+    def _batches(self, phase: Phase) -> Iterator[Batch]:
         """Batches of windows of like length, in random order: padding costs as much as text."""
-        size = self.settings.batch_rows
+        size, curriculum = self.settings.batch_rows, self._curriculum(phase)
+        # A function of seed, phase and step, so that a resumed run sees new rows.
+        rng = random.Random(f"{self.settings.seed}-{phase}-{self.done[phase]}")
         while True:
-            rows = [self.encoder.row(*next(samples)) for _ in range(size * _POOL)]
+            rows = [curriculum.row(rng, phase, self.done[phase]) for _ in range(size * _POOL)]
             rows.sort(key=lambda row: len(row.window))
             starts = list(range(0, len(rows), size))
-            random.Random(len(rows[0].window)).shuffle(starts)
+            rng.shuffle(starts)
             for start in starts:
                 yield self._collate(rows[start : start + size])
 
@@ -242,6 +237,9 @@ def new_model(settings: TrainSettings, vocabulary: int) -> MemoryModel:
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.heads,
         max_position_embeddings=2048,
+        # Recalled keys stand at 0, so a query at position p matches by those frequencies that have
+        # hardly turned by p; a large base leaves more of them.
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=2,

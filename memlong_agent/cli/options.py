@@ -1,0 +1,89 @@
+"""The options that commands share, and what they open.
+
+In: `--bank --model --embedder --device --json`, and `--user --session` where memories are one
+user's. Out: one frozen :class:`Target`, the first argument of the command.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from memlong_agent.memlong import MemLong, Memories
+
+DEFAULT_SESSION = "default"
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which bank, which model, whose memories, and how to answer."""
+
+    bank: str
+    model: str | None
+    embedder: str
+    device: str | None
+    json: bool
+    user: str = "me"
+    session: str | None = None  # None: not named by the user
+    """Where `add` and `chat` write (default: "default"); the others take all when it is None."""
+
+    def open(self) -> MemLong:
+        """Model and bank, as the options say."""
+        if self.model is None or Path(self.model).exists():
+            # Nothing is downloaded, and weights on disk load faster than a bar can be read.
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        from memlong_agent.memlong import MemLong
+
+        return MemLong(self.model, self.bank, embedder=self.embedder, device=self.device)
+
+    def memories(self, opened: MemLong) -> Memories:
+        """The user's memories; new ones belong to the session."""
+        return opened.memories(user_id=self.user, session_id=self.session or DEFAULT_SESSION)
+
+
+_SHARED = [
+    click.option("--bank", metavar="DIR", default="./memory", envvar="MEMLONG_BANK",
+                 show_default=True, show_envvar=True, help="Folder of the bank."),
+    click.option("--model", metavar="NAME", envvar="MEMLONG_MODEL", show_envvar=True,
+                 help="Folder or Hugging Face name; default: the bundled memlong-tiny."),
+    click.option("--embedder", metavar="NAME", default="auto", show_default=True,
+                 help="auto, minilm, lexical, or a sentence-transformers folder or name."),
+    click.option("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda when present."),
+    click.option("--json", is_flag=True, help="JSON on standard output, and nothing else."),
+]  # fmt: skip
+_OWNED = {
+    "user": click.option("--user", metavar="NAME", default="me", show_default=True,
+                         help="Whose memories."),
+    "session": click.option("--session", metavar="NAME", show_default=DEFAULT_SESSION,
+                            help="The conversation to go on with or to write to."),
+    "narrow": click.option("--session", metavar="NAME", show_default="all",
+                           help="Only what belongs to this conversation."),
+}  # fmt: skip
+
+
+def common(*owned: Literal["user", "session", "narrow"]) -> Callable[[Command], Command]:
+    """Give a command the shared options; it receives them as a :class:`Target`.
+
+    `owned` adds `--user` and `--session`; with `narrow` no session means all of them.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def gathered(**values: Any) -> None:
+            names = [field.name for field in fields(Target) if field.name in values]
+            command(Target(**{name: values.pop(name) for name in names}), **values)
+
+        wrapped: Command = gathered
+        for option in reversed([*_SHARED, *(_OWNED[name] for name in owned)]):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate

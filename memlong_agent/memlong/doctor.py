@@ -1,0 +1,66 @@
+"""Whether a bank is whole and its memory is used: one examination, in plain findings."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import torch
+
+from memlong_agent.chunking import exchange_chunks
+from memlong_agent.config import Frozen
+from memlong_agent.engine import Engine
+
+_TOLD, _ASKED = "The spare key is under the copper teapot.", "Where is the spare key?"
+
+
+class Diagnosis(Frozen):
+    """What `memlong doctor` found; `healthy` when nothing is wrong."""
+
+    problems: tuple[str, ...]
+    encoding: dict[str, str]
+    """The encoding identity by part, computed now from the weights in use."""
+    retrieval: dict[str, str]
+    memories: int
+    chunks: int
+    tokens: int
+    bank_bytes: int
+    logit_difference: float
+    """Largest change of any next-token logit by one recalled chunk; 0 would mean memory is unused."""
+
+    @property
+    def healthy(self) -> bool:
+        return not self.problems
+
+
+def examine(engine: Engine) -> Diagnosis:
+    """Verify every row and file (reads the whole bank) and measure memory on against off."""
+    stats = engine.bank.stats().values()
+    problems = list(engine.bank.verify())
+    moved = logit_difference(engine)
+    if not moved > 0:
+        problems.append("Recalled memory does not change the logits. Train the model or choose another.")
+    encoding, retrieval = engine.bank.identities()
+    return Diagnosis(
+        problems=tuple(problems),
+        encoding=dict(encoding.parts),
+        retrieval=dict(retrieval.parts),
+        memories=sum(owner.memories for owner in stats),
+        chunks=sum(owner.chunks for owner in stats),
+        tokens=sum(owner.tokens for owner in stats),
+        bank_bytes=sum(owner.nbytes for owner in stats),
+        logit_difference=moved,
+    )
+
+
+@torch.no_grad()
+def logit_difference(engine: Engine) -> float:
+    """Largest absolute change of the next-token logits when one chunk is recalled for a question."""
+    chunks = exchange_chunks(
+        [("user", _TOLD)], datetime(2026, 1, 1, tzinfo=UTC), engine.tokenize, engine.settings.chunk_tokens
+    )
+    memory = engine.model.recall([kv for _, kv in engine.encode(chunks)], engine.placement)
+    ids = torch.tensor(engine.tokenize([_ASKED]), device=engine.model.device)
+    start = engine.placement.start
+    on = engine.model.forward(ids, start, memory=memory, last_only=True)
+    off = engine.model.forward(ids, start, last_only=True)
+    return float((on - off).abs().max())

@@ -1,0 +1,195 @@
+"""`MemLong`: a local LLM with a memory that survives turns and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from memlong_agent.chunking import CHUNKING_VERSION, PREAMBLE, clean_text
+from memlong_agent.config import PositionPolicy, Sampling, Settings
+from memlong_agent.embedding import Embedder
+from memlong_agent.engine import Decoder, Engine, LiveWindow, Sampler
+from memlong_agent.errors import ConfigError, ContextOverflowError
+from memlong_agent.memlong.chat_text import ChatText, ReplyText
+from memlong_agent.memlong.doctor import Diagnosis, examine
+from memlong_agent.memlong.memories import Clock, Memories
+from memlong_agent.memlong.session import Session
+from memlong_agent.memory import MemoryBank
+from memlong_agent.model import MemoryModel, Placement, load_model
+from memlong_agent.model.identity import encoding_identity
+from memlong_agent.model.load import sliding_window
+from memlong_agent.records import Reply, Usage
+from memlong_agent.storage import Owner, OwnerStats
+
+BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
+_WINDOW = 4096
+_TEXT_FORMAT = f"{PREAMBLE.strip()} v{CHUNKING_VERSION}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class MemLong:
+    """A model and its bank. Thread-safe; close it, or use it as a context manager.
+
+    Args:
+        model: Hub name or folder of a Llama, Mistral, Qwen2 or Qwen3 checkpoint; default: the
+            bundled memlong-tiny, a demonstration model.
+        bank: Folder of the bank, made if absent; `":memory:"` keeps nothing on disk.
+        embedder: `"auto"`, `"minilm"`, `"lexical"`, a sentence-transformers folder or name, or an
+            :class:`Embedder`.
+        device, dtype: Default to CUDA when present, and to the checkpoint's dtype.
+        tenant: Owners of different tenants never meet.
+        index: `"auto"`, `"faiss"` or `"torch"`.
+        clock: Source of "now"; aware datetimes.
+        model_kwargs: For transformers: `device_map`, `quantization_config`, `revision`, ...
+        settings: Fields of `Settings`: chunk_tokens, top_k, window_tokens, scope, ...
+
+    Raises:
+        ConfigError: no bank, a misspelt setting, no embedder installed.
+        UnsupportedModelError: the model cannot be loaded or given a memory.
+        IncompatibleMemoryError: the bank was written by another model or embedder.
+        StoreError: the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        bank: str | Path | None = None,
+        *,
+        embedder: str | Embedder = "auto",
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        tenant: str = "default",
+        index: str = "auto",
+        timeout_s: float = 30.0,
+        clock: Clock = _now,
+        model_kwargs: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        if bank is None:
+            raise ConfigError(
+                'MemLong needs a bank. Pass bank="./memory", or bank=":memory:" to keep nothing on disk.'
+            )
+        chosen = Settings(**settings)
+        name = BUNDLED if model is None else model
+        loaded, tokenizer, policy = load_model(name, device=device, dtype=dtype, **(model_kwargs or {}))
+        placement = _placement(loaded, chosen, chosen.position or policy)
+        opened = MemoryBank.open(
+            bank,
+            encoding=encoding_identity(loaded, tokenizer, _TEXT_FORMAT),
+            spec=loaded.spec,
+            embedder=embedder,
+            settings=chosen,
+            index_backend=index,  # type: ignore[arg-type]  # checked by the index room
+            timeout_s=timeout_s,
+            clock=clock,
+        )
+        self.engine = Engine(loaded, tokenizer, opened, chosen, placement)
+        self._tenant, self._clock = tenant, clock
+        self._sessions: dict[tuple[str, str | None, str], Session] = {}
+
+    def session(self, session_id: str, user_id: str | None = None, *, system: str = "") -> Session:
+        """The conversation `session_id` of `user_id`, resumed if the bank holds its last turns.
+
+        Without a user its memory is private to this session. The same arguments give the same
+        object. Raises ConfigError for empty ids.
+        """
+        if not session_id or user_id == "":
+            raise ConfigError("A session needs a non-empty session_id, and a user_id that is None or not empty.")
+        key = (session_id, user_id, system)
+        if key not in self._sessions:
+            owner = self._owner(user_id, session_id)
+            self._sessions.setdefault(key, Session(self.engine, owner, session_id, system, self._clock))
+        return self._sessions[key]
+
+    def memories(self, *, user_id: str | None = None, session_id: str | None = None) -> Memories:
+        """The memories of a user, or of a session without a user."""
+        if user_id is None and session_id is None:
+            raise ConfigError("Whose memories? Pass user_id, or session_id for a session without a user.")
+        return Memories(self.engine, self._owner(user_id, session_id or ""), self._clock, session_id=session_id)
+
+    def generate(self, prompt: str | Sequence[tuple[str, str]], *, system: str = "", **sampling: Any) -> Reply:
+        """A reply without any session: nothing is recalled and nothing is written.
+
+        `prompt` is the user's text, or `(role, content)` messages. Raises ContextOverflowError when
+        the prompt and `max_tokens` (default 256) do not fit the window together.
+        """
+        settings = Sampling(**sampling)
+        messages = [("user", clean_text(prompt))] if isinstance(prompt, str) else list(prompt)
+        text = ChatText(self.engine)
+        prefix, rest = text.prompt(system, messages)
+        limit = self.engine.placement.window_tokens
+        if len(prefix) + len(rest) + settings.max_tokens > limit:
+            raise ContextOverflowError(
+                f"The prompt has {len(prefix) + len(rest)} tokens and max_tokens is {settings.max_tokens}, together "
+                f"more than the window of {limit}. Shorten one, raise window_tokens, or use a session."
+            )
+        window = LiveWindow(prefix, rest, limit)
+        ids, reply = tuple(window.ids), ReplyText(self.engine.tokenizer, (*settings.stop, *text.stop))
+        decoder = Decoder(
+            self.engine.model, self.engine.placement.start, window, None, Sampler(settings),
+            self.engine.stop_ids, settings.max_tokens, lambda generated: None,
+        )  # fmt: skip
+        for token in decoder:
+            reply.push(token)
+            if reply.stopped:
+                break
+        reply.finish()
+        usage = Usage(prompt_tokens=len(ids), completion_tokens=len(decoder.generated))
+        ended = decoder.stopped or reply.stopped
+        return Reply(text=reply.text.strip(), finish_reason="stop" if ended else "length", usage=usage, prompt_ids=ids)
+
+    def stats(self) -> dict[Owner, OwnerStats]:
+        """Memories, chunks, tokens and bytes by owner."""
+        return self.engine.bank.stats()
+
+    def doctor(self) -> Diagnosis:
+        """Check identities, rows against files, and that memory moves the logits."""
+        return examine(self.engine)
+
+    def close(self) -> None:
+        """Let go of the bank. Calls after this raise StoreError."""
+        self._sessions.clear()
+        self.engine.bank.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _owner(self, user_id: str | None, session_id: str) -> Owner:
+        if user_id is not None:
+            return Owner(self._tenant, "user", user_id)
+        return Owner(self._tenant, "session", session_id)
+
+
+def _placement(model: MemoryModel, settings: Settings, policy: PositionPolicy) -> Placement:
+    """Where memory and window stand, checked against the model's limits."""
+    config = model.lm.config
+    limit = int(config.max_position_embeddings)
+    window = settings.window_tokens or min(_WINDOW, limit // 2)
+    span = settings.top_k * settings.chunk_tokens
+    placement = Placement(policy, span, window)
+    reach = placement.start + window
+    if reach > limit:
+        raise ConfigError(
+            f"window_tokens={window} with {span} recalled tokens placed {policy!r} reaches position {reach}, "
+            f"but the model's limit is {limit}. Lower window_tokens, top_k or chunk_tokens."
+        )
+    slides = sliding_window(config)
+    if slides is not None and window + span > slides:
+        raise ConfigError(
+            f"Every layer of this model slides over {slides} tokens, but window_tokens={window} and "
+            f"{span} recalled tokens need {window + span}. Lower window_tokens, top_k or chunk_tokens."
+        )
+    return placement

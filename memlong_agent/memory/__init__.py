@@ -1,0 +1,10 @@
+"""The memory bank: joins storage, vector index and embedder; knows no model.
+
+Import from here: the rest of the folder is this room's own business.
+"""
+
+from memlong_agent.memory.bank import MemoryBank
+from memlong_agent.memory.carriers import Draft, Hit, Written, recall_record
+from memlong_agent.memory.evict import victims
+
+__all__ = ["Draft", "Hit", "MemoryBank", "Written", "recall_record", "victims"]

@@ -1,0 +1,339 @@
+"""The memory bank: what was said and read, with its K/V, under its owner.
+
+In: drafts, whose text is cut and encoded already, and questions as text. Out: memories, and chunks
+with their K/V. It joins storage, vector index and embedder, and knows no model, no prompt and no
+SQL; when to write is decided upstairs.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from memlong_agent.config import Scope, Settings
+from memlong_agent.embedding import Embedder, resolve_embedder
+from memlong_agent.errors import ConfigError, MemoryNotFoundError, StoreError
+from memlong_agent.identity import Identity
+from memlong_agent.index import Backend
+from memlong_agent.kv import KVSpec
+from memlong_agent.memory.carriers import (
+    Draft,
+    Hit,
+    Written,
+    memory_record,
+    new_memory,
+    recall_record,
+    user_said,
+)
+from memlong_agent.memory.evict import victims
+from memlong_agent.memory.recall import Finder, Question, widened
+from memlong_agent.records import Memory, Recall
+from memlong_agent.storage import (
+    NewMemory,
+    Owner,
+    OwnerStats,
+    RecallMark,
+    Storage,
+    StoredChunk,
+    StoredMemory,
+)
+from memlong_agent.storage.base import utc_now
+
+_log = logging.getLogger("memlong_agent.memory")
+_TRIES = 3  # a chunk can be forgotten between its ranking and its reading
+
+
+class MemoryBank:
+    """All memories of one model, of many owners. Safe between threads and processes.
+
+    Every call may raise StoreLockedError (another process kept the bank busy) and StoreError.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        embedder: Embedder,
+        settings: Settings,
+        index_backend: Backend = "auto",
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._storage = storage
+        self._embedder = embedder
+        self._settings = settings
+        self._clock = clock
+        self._finder = Finder(storage, embedder, index_backend)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        encoding: Identity,
+        spec: KVSpec,
+        embedder: str | Embedder = "auto",
+        settings: Settings,
+        index_backend: Backend = "auto",
+        timeout_s: float = 30.0,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> Self:
+        """Open the bank in a folder, or make one there; `":memory:"` keeps nothing on disk.
+
+        Args:
+            encoding: What the K/V of the model depend on.
+            spec: Shape and dtype of the K/V.
+            embedder: A name, an embedder, `"auto"` or `"lexical"` (words only, no vectors).
+            settings: `capacity_tokens` and `eviction` are used.
+            index_backend: `"faiss"`, `"torch"`, or `"auto"` for the first that is installed.
+            timeout_s: How long to wait for other writers.
+            clock: Source of "now", aware.
+
+        Raises:
+            IncompatibleMemoryError: another model or embedder wrote the bank; named.
+            ConfigError: the embedder is unknown or not installed.
+            StoreError, StoreVersionError: not a bank that this package can use.
+        """
+        storage = Storage.open(path, timeout_s=timeout_s, clock=clock)
+        try:
+            storage.claim(encoding, spec)
+            chosen = resolve_embedder(embedder, storage.retrieval_identity())
+            storage.claim_retrieval(chosen.identity)
+            return cls(storage, chosen, settings, index_backend, clock)
+        except BaseException:
+            storage.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of files and connections; a bank in memory is gone."""
+        self._storage.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add(self, owner: Owner, drafts: Sequence[Draft], *, turn: str | None = None) -> Written:
+        """Write memories, all or none, then evict if the owner is above capacity.
+
+        A memory whose (session, message_id), or for documents (source, ordinal, text), is there
+        already is not written twice. What the running `turn` writes is not evicted by this call.
+
+        Raises:
+            ConfigError: a draft that cannot be stored; nothing is written.
+        """
+        stored = self._storage.add(owner, self._embedded(drafts))
+        mine = {pk for memory in stored for pk in memory.chunk_pks} if turn is not None else ()
+        return Written([memory_record(each) for each in stored], self._evict(owner, mine))
+
+    def finish_turn(self, owner: Owner, turn: str, draft: Draft | None) -> Written:
+        """Replace what the turn has pending by its finished exchange; with None only drop it.
+
+        The exchange is durable before anything pending goes. If it has no message_id and its user
+        text is that of the session's latest exchange, it replaces that exchange and keeps its id.
+        """
+        if draft is None:
+            self.discard_turn(owner, turn)
+            return Written([])
+        stored = self._put_exchange(owner, replace(draft, pending=None))
+        with _left_for_later("Text that a finished turn had pending"):
+            self._storage.discard(owner, turn)
+        return Written([memory_record(stored)], self._evict(owner, stored.chunk_pks))
+
+    def discard_turn(self, owner: Owner, turn: str) -> int:
+        """Forget what a failed turn has pending; returns how many memories."""
+        return self._storage.discard(owner, turn)
+
+    def recall(
+        self,
+        owner: Owner,
+        query: str,
+        *,
+        top_k: int,
+        scope: Scope = "owner",
+        session: str | None = None,
+        turn: str | None = None,
+        absent: Callable[[StoredChunk], bool] | None = None,
+    ) -> builtins.list[Hit]:
+        """The chunks that answer `query` best, in the order of time (created_at, memory, ordinal).
+
+        Args:
+            query: The user's new text; of a long one the embedder reads the last part. A blank one
+                recalls nothing.
+            top_k: Most chunks, 1 or more.
+            scope: `owner` looks at all the owner's memories, `session` only at those of `session`.
+            turn: The running turn; it recalls what it has pending itself.
+            absent: Says of a chunk whether it is absent from the prompt; the others are left out.
+
+        Raises:
+            ConfigError: top_k below 1, or scope `session` without a session.
+            StoreCorruptError: a K/V file is missing or damaged; names it.
+        """
+        if scope == "session" and session is None:
+            raise ConfigError("scope='session' needs a session. Pass its id, or use scope='owner'.")
+        narrowed = session if scope == "session" else None
+        question = Question(owner, query, narrowed, turn, absent)
+        for _ in range(_TRIES - 1):
+            with suppress(MemoryNotFoundError):  # forgotten since it was found: look again
+                return self._recalled(question, top_k)
+        return self._recalled(question, top_k)
+
+    def mark(
+        self, owner: Owner, turn: str, marks: Sequence[tuple[int, int, float, float | None]]
+    ) -> None:
+        """Note what a turn recalled: (chunk key, rank, score, attention mass) of each chunk.
+
+        A chunk's counter rises once a turn, however often it is marked.
+        """
+        self._storage.record_recalls(owner, turn, [RecallMark(*mark) for mark in marks])
+
+    def search(
+        self, owner: Owner, query: str, *, top_k: int, session: str | None = None
+    ) -> builtins.list[Recall]:
+        """The ranking of :meth:`recall`, best first, without K/V; counts nothing."""
+        found = self._finder.find(Question(owner, query, session), top_k)
+        return [recall_record(each.chunk, each.score) for each in found]
+
+    def get(self, owner: Owner, memory_id: str) -> Memory:
+        """One memory. MemoryNotFoundError if the owner has none with this id."""
+        return memory_record(self._storage.get(owner, memory_id))
+
+    def list(
+        self,
+        owner: Owner,
+        session: str | None = None,
+        limit: int | None = None,
+        *,
+        newest_first: bool = True,
+    ) -> builtins.list[Memory]:
+        """An owner's memories by time; expired ones too, but none of a running turn."""
+        stored = self._storage.list_memories(owner, session, limit, newest_first=newest_first)
+        return [memory_record(each) for each in stored]
+
+    def update(self, owner: Owner, memory_id: str, draft: Draft) -> Memory:
+        """Give a memory new content under its old id, then evict others if above capacity.
+
+        MemoryNotFoundError if the owner has none with this id.
+        """
+        stored = self._storage.replace(owner, memory_id, self._embedded([draft])[0])
+        self._evict(owner, stored.chunk_pks)
+        return memory_record(stored)
+
+    def delete(self, owner: Owner, ids: Sequence[str]) -> int:
+        """Forget memories; returns how many. MemoryNotFoundError for any unknown id: none goes."""
+        return self._storage.delete(owner, ids)
+
+    def clear(self, owner: Owner, session: str | None = None) -> int:
+        """Forget all of an owner, or all of one session; returns how many memories."""
+        return self._storage.clear(owner, session)
+
+    def tail(
+        self, owner: Owner, session: str, limit: int
+    ) -> builtins.list[builtins.list[dict[str, Any]]]:
+        """Messages of the session's newest `limit` exchanges, oldest exchange first.
+
+        Expired, superseded and withheld exchanges are left out, and those without messages.
+        """
+        if limit < 1:
+            return []
+        newest = widened(
+            lambda depth: self._storage.list_memories(owner, session, depth), self._resumable, limit
+        )
+        return [exchange.messages or [] for exchange in reversed(newest)]
+
+    def latest_exchange(self, owner: Owner, session: str) -> StoredMemory | None:
+        """The newest finished exchange of a session."""
+        return self._storage.latest_exchange(owner, session)
+
+    def stats(self, owner: Owner | None = None) -> dict[Owner, OwnerStats]:
+        """Memories, chunks, tokens and bytes by owner."""
+        return self._storage.stats(owner)
+
+    def verify(self) -> builtins.list[str]:
+        """One sentence for each thing that is wrong with the bank; reads every K/V file."""
+        return self._storage.verify()
+
+    def _embedded(self, drafts: Sequence[Draft]) -> builtins.list[NewMemory]:
+        """All chunks of all drafts embedded in one call."""
+        texts = [text for draft in drafts for text in draft.embedded_texts]
+        vectors = self._embedder.embed_texts(texts)  # (N, E)
+        memories, start = [], 0
+        for draft in drafts:
+            stop = start + len(draft.chunks)
+            memories.append(new_memory(draft, vectors[start:stop]))
+            start = stop
+        return memories
+
+    def _put_exchange(self, owner: Owner, draft: Draft) -> StoredMemory:
+        memory = self._embedded([draft])[0]
+        repeated = self._repeated(owner, draft)
+        if repeated is not None:
+            with suppress(MemoryNotFoundError):  # forgotten since we looked: written anew
+                return self._storage.replace(owner, repeated, memory)
+        return self._storage.add(owner, [memory])[0]
+
+    def _repeated(self, owner: Owner, draft: Draft) -> str | None:
+        """Id of the session's latest exchange, if the user said the same in it."""
+        if draft.session is None or draft.message_id is not None or draft.role != "exchange":
+            return None
+        said = user_said(draft.messages)
+        latest = self._storage.latest_exchange(owner, draft.session) if said else None
+        same = latest is not None and user_said(latest.messages) == said
+        return latest.id if latest is not None and same else None
+
+    def _evict(self, owner: Owner, safe: Collection[int]) -> int:
+        """Evict until the owner fits the capacity; returns how many chunks went."""
+        capacity, policy, evicted = self._settings.capacity_tokens, self._settings.eviction, 0
+        if capacity is None:
+            return 0
+        with _left_for_later("Eviction"):
+            if self._storage.tokens(owner) > capacity:
+                pks = victims(self._storage.chunk_ages(owner), capacity, policy, safe)
+                evicted = self._storage.delete_chunks(owner, pks)
+                _log.info("Evicted %d chunks of one owner (capacity %d tokens).", evicted, capacity)
+        return evicted
+
+    def _recalled(self, question: Question, top_k: int) -> builtins.list[Hit]:
+        found = self._finder.find(question, top_k)
+        kv = self._storage.read_kv([each.chunk.pk for each in found])
+        hits = [
+            Hit(each.chunk, each.score, own, rank)
+            for rank, (each, own) in enumerate(zip(found, kv, strict=True))
+        ]
+        return sorted(hits, key=_time)
+
+    def _resumable(self, memories: Sequence[StoredMemory]) -> builtins.list[StoredMemory]:
+        now = self._clock()
+        return [
+            each
+            for each in memories
+            if each.role == "exchange"
+            and each.messages
+            and each.recallable
+            and each.superseded_by is None
+            and (each.expires_at is None or each.expires_at > now)
+        ]
+
+
+def _time(hit: Hit) -> tuple[datetime, int, int]:
+    return hit.chunk.created_at, hit.chunk.memory_pk, hit.chunk.ordinal
+
+
+@contextmanager
+def _left_for_later(what: str) -> Iterator[None]:
+    """The memory is written: what fails after that must not look as if it were not."""
+    try:
+        yield
+    except StoreError as exc:
+        _log.warning("%s is left for later: %s", what, exc)

@@ -1,0 +1,137 @@
+"""What goes into the bank and what comes out of it, as plain values.
+
+In: rows of the storage room, texts of the chunking room. Out: the records that users see. No disk,
+no index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from memlong_agent.chunking import ChunkText
+from memlong_agent.embedding import Vectors
+from memlong_agent.kv import KVChunk
+from memlong_agent.records import Memory, Recall
+from memlong_agent.storage import NewChunk, NewMemory, StoredChunk, StoredMemory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """One memory before it is written: its text cut and encoded."""
+
+    role: str
+    """`exchange`, `user`, `document`, ..."""
+    text: str
+    chunks: Sequence[tuple[ChunkText, KVChunk]]
+    """At least one; as many token ids as K/V tokens in each."""
+    session: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    """`{"role": ..., "content": ...}`, as they were said; what :meth:`MemoryBank.tail` gives."""
+    source: str | None = None
+    ordinal: int | None = None
+    """Place of the section in its document, from 0."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    message_id: str | None = None
+    created_at: datetime | None = None
+    """Aware; default: the clock."""
+    expires_at: datetime | None = None
+    """Aware; not recalled from then on."""
+    recallable: bool = True
+    pending: str | None = None
+    """The turn that is still running and alone may recall this."""
+
+    @property
+    def embedded_texts(self) -> list[str]:
+        """What is embedded of each chunk: role and body, without the time or the source.
+
+        A header is `[2026-11-20 14:05] User: ` or `[source] `, and no source holds a bracket.
+        """
+        return [chunk.header.partition("] ")[2] + chunk.body for chunk, _ in self.chunks]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a call wrote, and how much of the owner's it pushed out."""
+
+    memories: list[Memory]
+    evicted: int = 0
+    """Chunks."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hit:
+    """One recalled chunk with its K/V."""
+
+    chunk: StoredChunk
+    score: float
+    """Cosine of query and chunk; 0.0 under `embedder="lexical"`."""
+    kv: KVChunk
+    rank: int
+    """Place in the order of relevance, from 0."""
+
+
+def user_said(messages: Sequence[Mapping[str, Any]] | None) -> list[Any]:
+    """Contents of the user's messages, in order."""
+    return [each.get("content") for each in messages or () if each.get("role") == "user"]
+
+
+def new_memory(draft: Draft, vectors: Vectors) -> NewMemory:
+    """A draft with the vectors (N, E) of its N chunks; E = 0 is no vector."""
+    chunks = [
+        NewChunk(
+            header=text.header,
+            text=text.body,
+            token_ids=text.token_ids,
+            kv=kv,
+            # A model can answer a text it does not know with zeros, which point nowhere and which
+            # no index takes: the chunk is then found by its words only.
+            vector=vector if vector.any() and np.isfinite(vector).all() else None,
+        )
+        for (text, kv), vector in zip(draft.chunks, vectors, strict=True)
+    ]
+    return NewMemory(
+        role=draft.role,
+        text=draft.text,
+        chunks=chunks,
+        session=draft.session,
+        messages=draft.messages,
+        source=draft.source,
+        ordinal=draft.ordinal,
+        metadata=draft.metadata,
+        message_id=draft.message_id,
+        created_at=draft.created_at,
+        expires_at=draft.expires_at,
+        recallable=draft.recallable,
+        pending=draft.pending,
+    )
+
+
+def memory_record(stored: StoredMemory) -> Memory:
+    """A memory as its user sees it."""
+    return Memory(
+        id=stored.id,
+        text=stored.text,
+        session_id=stored.session,
+        source=stored.source,
+        created_at=stored.created_at,
+        metadata=stored.metadata,
+        tokens=stored.tokens,
+    )
+
+
+def recall_record(chunk: StoredChunk, score: float) -> Recall:
+    """A found chunk as its user sees it."""
+    return Recall(
+        memory_id=chunk.memory_id,
+        chunk=chunk.ordinal,
+        text=chunk.text,
+        score=score,
+        session_id=chunk.session,
+        source=chunk.source,
+        created_at=chunk.created_at,
+    )

@@ -1,0 +1,159 @@
+"""Which chunks answer a question: two arms, one order, one threshold.
+
+In: an owner's question. Out: chunks with their cosines, best first. It reads no K/V and counts
+nothing. The dense arm and the lexical arm rank; reciprocal-rank fusion orders; the cosine decides.
+
+Letters: N chunks, E embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from memlong_agent.embedding import Embedder
+from memlong_agent.errors import ConfigError
+from memlong_agent.index import Backend, Ids, Vectors, fuse, rescore
+from memlong_agent.memory.indexes import OwnerIndexes
+from memlong_agent.storage import LexicalHit, Owner, Storage, StoredChunk
+
+CANDIDATES = 4  # times top_k: enough for fp32 to correct what fp16 ranked
+DEPTH = 50  # of each arm, for fusion
+_WIDER = 4
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is looked for, and where."""
+
+    owner: Owner
+    text: str
+    session: str | None = None
+    """Only this session of the owner; None is all of them."""
+    turn: str | None = None
+    """The running turn, which may recall what it has pending."""
+    absent: Callable[[StoredChunk], bool] | None = None
+    """Whether a chunk is absent from the prompt; those that are in it are not found again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One chunk that answers a question."""
+
+    chunk: StoredChunk
+    score: float
+    """Cosine; 0.0 without vectors."""
+
+
+class Finder:
+    """Answers questions from one bank. Thread-safe."""
+
+    def __init__(self, storage: Storage, embedder: Embedder, backend: Backend) -> None:
+        self._storage = storage
+        self._embedder = embedder
+        self._indexes = OwnerIndexes(storage, embedder.dimensions, backend)
+
+    def find(self, question: Question, top_k: int) -> list[Found]:
+        """At most `top_k` chunks, best first. ConfigError unless top_k is 1 or more."""
+        if top_k < 1:
+            raise ConfigError(f"top_k={top_k}: ask for 1 chunk or more.")
+        if not question.text.strip():
+            return []
+        seen = _Seen(self._storage, question)
+        depth = max(DEPTH, top_k)
+        lexical = self._lexical_arm(question, seen, depth)
+        ranked = [hit.pk for hit in lexical]
+        if not self._embedder.dimensions:
+            return [Found(seen[pk], 0.0) for pk in ranked[:top_k]]
+        vector = self._embedder.embed_query(question.text)  # (E,)
+        near = self._dense_arm(question, seen, vector, CANDIDATES * top_k)
+        cosines = self._cosines(question.owner, vector, near + ranked)
+        dense = sorted(near, key=lambda pk: (-cosines[pk], pk))
+        certain = {hit.pk for hit in lexical[:1] if hit.rare}
+        order = fuse(dense, ranked, depth=depth)
+        good = [pk for pk in order if cosines[pk] >= self._embedder.threshold or pk in certain]
+        return [Found(seen[pk], cosines[pk]) for pk in good[:top_k]]
+
+    def _lexical_arm(self, question: Question, seen: _Seen, want: int) -> list[LexicalHit]:
+        def ask(depth: int) -> list[LexicalHit]:
+            return self._storage.search(
+                question.owner,
+                question.text,
+                turn=question.turn,
+                session=question.session,
+                depth=depth,
+            )
+
+        return widened(ask, lambda hits: seen.keep(hits, lambda hit: hit.pk), want)
+
+    def _dense_arm(self, question: Question, seen: _Seen, vector: Vectors, want: int) -> list[int]:
+        """Keys by the cosine of fp16 rows."""
+        allowed: Ids | None = None
+        if question.session is not None:
+            allowed = self._storage.recallable_pks(
+                question.owner, turn=question.turn, session=question.session
+            )
+        index = self._indexes.of(question.owner)
+        return widened(
+            lambda depth: index.search(vector, depth, allowed),
+            lambda pks: seen.keep(pks, lambda pk: pk),
+            want,
+        )
+
+    def _cosines(self, owner: Owner, vector: Vectors, pks: Sequence[int]) -> dict[int, float]:
+        """fp32 cosines by key; 0.0 for a chunk without a vector."""
+        ids, vectors = self._storage.vectors_of(owner, pks)  # (N,), (N, E)
+        cosines = dict.fromkeys(pks, 0.0)
+        if ids.size:
+            ids, scores = rescore(vector, ids, vectors, ids.size)
+            cosines.update(zip(ids.tolist(), scores.tolist(), strict=True))
+        return cosines
+
+
+class _Seen:
+    """Chunks looked up for one question, and which of them it may find."""
+
+    def __init__(self, storage: Storage, question: Question) -> None:
+        self._storage = storage
+        self._question = question
+        self._chunks: dict[int, StoredChunk | None] = {}
+
+    def __getitem__(self, pk: int) -> StoredChunk:
+        chunk = self._chunks[pk]
+        if chunk is None:
+            raise KeyError(pk)
+        return chunk
+
+    def keep(self, ranked: Sequence[T], key: Callable[[T], int]) -> list[T]:
+        """Those of a ranking that the question may find, in order."""
+        new = [key(each) for each in ranked if key(each) not in self._chunks]
+        if new:
+            self._chunks.update(dict.fromkeys(new))
+            self._look_up(new)
+        return [each for each in ranked if self._chunks[key(each)] is not None]
+
+    def _look_up(self, pks: Sequence[int]) -> None:
+        asked = self._question
+        for chunk in self._storage.recallable(asked.owner, pks, turn=asked.turn):
+            if asked.absent is None or asked.absent(chunk):
+                self._chunks[chunk.pk] = chunk
+
+
+def widened(
+    ask: Callable[[int], Sequence[T]], keep: Callable[[Sequence[T]], list[U]], want: int
+) -> list[U]:
+    """The first `want` of a ranking that pass a filter, asking deeper until there are as many.
+
+    `ask(depth)` gives the first `depth` of the ranking, fewer when that is all there is.
+    """
+    depth = want
+    while True:
+        ranked = ask(depth)
+        kept = keep(ranked)
+        if len(kept) >= want or len(ranked) < depth:
+            return kept[:want]
+        depth *= _WIDER

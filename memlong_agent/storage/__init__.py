@@ -1,0 +1,34 @@
+"""Banks on disk and in memory: rows, K/V files and the word index, kept in step.
+
+Import from here: the rest of the folder is this room's own business. base.py holds the contract.
+"""
+
+from memlong_agent.storage.base import (
+    ChunkAge,
+    Event,
+    LexicalHit,
+    NewChunk,
+    NewMemory,
+    Owner,
+    OwnerStats,
+    RecallMark,
+    StoredChunk,
+    StoredMemory,
+    Swept,
+)
+from memlong_agent.storage.sql import Storage
+
+__all__ = [
+    "ChunkAge",
+    "Event",
+    "LexicalHit",
+    "NewChunk",
+    "NewMemory",
+    "Owner",
+    "OwnerStats",
+    "RecallMark",
+    "Storage",
+    "StoredChunk",
+    "StoredMemory",
+    "Swept",
+]

@@ -1,0 +1,77 @@
+"""Foreign failures become ours here: operating system and SQL errors in, one sentence out.
+
+The most specific cause wins; every sentence ends with what to do. Knows no table and no format.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from memlong_agent.errors import (
+    ConfigError,
+    MemLongError,
+    StoreCorruptError,
+    StoreError,
+    StoreLockedError,
+)
+
+_FREE_SPACE = "Free space on this disk (or raise the quota), then try again."
+_PERMISSIONS = "Give this user write permission, or choose another folder."
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def from_os(exc: OSError, place: str) -> StoreError:
+    """An :class:`OSError` met while reading or writing the bank at `place`."""
+    what = f"The bank at {place} cannot be used: {exc.strerror or exc}"
+    if exc.filename:
+        what += f" ({exc.filename})"
+    if exc.errno in _FULL:
+        return StoreError(f"{what}. {_FREE_SPACE}")
+    if exc.errno in _DENIED:
+        return StoreError(f"{what}. {_PERMISSIONS}")
+    return StoreError(f"{what}. Check the path and the disk, then try again.")
+
+
+def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float) -> MemLongError:
+    """An SQLite or SQLAlchemy error met in the bank at `place`."""
+    cause = exc.orig if isinstance(exc, DBAPIError) else exc
+    # Extended codes keep the primary one in the low byte (SQLITE_BUSY_SNAPSHOT is 5 | 2 << 8).
+    code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or isinstance(exc, PoolTimeoutError):
+        return locked(place, timeout_s)
+    if isinstance(exc, IntegrityError):
+        return ConfigError(
+            f"This memory collides with one already in the bank ({cause}). "
+            "Use another id or message_id, or update the memory that has it."
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return StoreError(f"The bank at {place} cannot grow: {cause}. {_FREE_SPACE}")
+    if code == sqlite3.SQLITE_NOTADB:
+        return StoreError(
+            f"{place} is not a memory bank: its bank.sqlite is not an SQLite database. "
+            "Choose another folder, or restore the file from a backup."
+        )
+    if code == sqlite3.SQLITE_CORRUPT:
+        return StoreCorruptError(
+            f"bank.sqlite in {place} is damaged: {cause}. Restore it from a backup, or save what "
+            "is left with: sqlite3 bank.sqlite .recover"
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return StoreError(
+            f"The bank at {place} cannot be opened for writing: {cause}. {_PERMISSIONS}"
+        )
+    if code == sqlite3.SQLITE_ERROR:
+        return StoreError(f"The bank at {place} failed: {cause}. This is a bug: please report it.")
+    return StoreError(f"The bank at {place} failed: {cause}. Check the disk, then try again.")
+
+
+def locked(place: str, timeout_s: float) -> StoreLockedError:
+    return StoreLockedError(
+        f"The bank at {place} was busy for {timeout_s:g} s. Wait for the other process to finish "
+        "its write, or raise timeout_s."
+    )

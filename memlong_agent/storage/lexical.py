@@ -1,0 +1,177 @@
+"""The lexical arm: which chunks share rare words with a question.
+
+In: chunk texts under their primary keys, one owner at a time. Out: ranked keys.
+It knows no vectors and no memories; whether a hit may be recalled is for reads.py to say.
+
+Every term is stored behind its owner (`o12xvelora`), so one owner's postings and document
+frequencies cannot touch another's, whatever anybody writes. The table lives in the bank's own
+database and changes in the transaction of the rows.
+
+FTS5 deletes by writing tombstones: the words of a forgotten chunk stay in older segments until
+those merge. `optimize` merges all of them at once; `Storage.purge()` asks for it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from memlong_agent.errors import StoreError
+from memlong_agent.storage.base import Pks
+
+_WORDS = re.compile(r"\w+")
+# Han and kana are written without spaces: a run of them becomes overlapping pairs.
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
+_MAX_TERM = 64  # characters; longer runs are keys and base64, equal heads suffice
+_MAX_TERMS = 6
+_MAX_SHARE = 0.05  # of the owner's chunks: above it a word says nothing
+_RARE_SHARE = 0.005
+_FIRST_LOOK = 100  # six words below this are enough: 200-word questions take half the time
+_MAX_POSTINGS = 10_000  # rows read per query (about 3 ms); the rarest term is always read
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every candidate, best first; ties by key."""
+
+    pks: Pks  # (N,)
+    scores: NDArray[np.float64]  # (N,)
+    rare: NDArray[np.bool_]  # (N,)
+
+
+class Lexical(Protocol):
+    """A word index inside the bank's transactions."""
+
+    def add(self, conn: Connection, owner_pk: int, texts: Sequence[tuple[int, str]]) -> None:
+        """Index (chunk pk, text) pairs of one owner."""
+        ...
+
+    def remove(self, conn: Connection, pks: Sequence[int]) -> None: ...
+
+    def search(self, conn: Connection, owner_pk: int, chunks: int, text: str) -> Ranking:
+        """Rank the owner's chunks for `text`; `chunks` = how many the owner has."""
+        ...
+
+    def disagreements(self, conn: Connection) -> list[str]:
+        """One phrase for each chunk that is missing here, or here without a chunk."""
+        ...
+
+    def optimize(self, conn: Connection) -> None:
+        """Leave no word of a removed chunk in the index's pages."""
+        ...
+
+
+def terms(text: str) -> list[str]:
+    """Words of a text in order: folded case, no accents, no single ASCII letters."""
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(c for c in decomposed if not unicodedata.category(c).startswith("M"))
+    found: list[str] = []
+    for word in _WORDS.findall(text.casefold()):
+        if not word.isascii():
+            found += _split_unspaced(word)
+        elif len(word) > 1 or word.isdigit():
+            found.append(word[:_MAX_TERM])
+    return found
+
+
+def _split_unspaced(word: str) -> list[str]:
+    runs = _UNSPACED.findall(word)
+    pairs = [run[i : i + 2] for run in runs for i in range(max(1, len(run) - 1))]
+    return pairs + [part[:_MAX_TERM] for part in _UNSPACED.sub(" ", word).split()]
+
+
+def require_module(conn: Connection, name: str) -> None:
+    """StoreError unless this SQLite has the virtual table module `name`."""
+    query = "SELECT 1 FROM pragma_module_list WHERE name = ?"
+    if conn.exec_driver_sql(query, (name,)).first() is None:
+        raise StoreError(
+            f"This Python's SQLite was built without {name}, which the word index needs. "
+            "Use a Python from python.org, conda or uv, whose SQLite has it."
+        )
+
+
+class Fts5Lexical:
+    """FTS5, for folder banks and for memory."""
+
+    def add(self, conn: Connection, owner_pk: int, texts: Sequence[tuple[int, str]]) -> None:
+        rows = [(pk, " ".join(_owned(owner_pk, terms(text)))) for pk, text in texts]
+        conn.exec_driver_sql("INSERT INTO lexical (rowid, terms) VALUES (?, ?)", rows)
+
+    def remove(self, conn: Connection, pks: Sequence[int]) -> None:
+        if pks:
+            conn.exec_driver_sql("DELETE FROM lexical WHERE rowid = ?", [(pk,) for pk in pks])
+
+    def search(self, conn: Connection, owner_pk: int, chunks: int, text: str) -> Ranking:
+        kept = self._kept(conn, owner_pk, chunks, text)
+        postings = [self._postings(conn, term) for term, _ in kept]
+        if not postings:
+            return Ranking(np.empty(0, np.int64), np.empty(0), np.empty(0, np.bool_))
+        sizes = [len(found) for found in postings]
+        frequencies = np.array([df for _, df in kept])
+        rare_up_to = max(2, _RARE_SHARE * chunks)
+        pks, place = np.unique(np.concatenate(postings), return_inverse=True)
+        weights = np.repeat(np.log1p(chunks / frequencies), sizes)
+        scores = np.bincount(place, weights=weights).astype(np.float64)
+        rare = np.bincount(place, weights=np.repeat(frequencies <= rare_up_to, sizes)) > 0
+        order = np.lexsort((pks, -scores))
+        return Ranking(pks[order], scores[order], rare[order])
+
+    def disagreements(self, conn: Connection) -> list[str]:
+        unindexed = "SELECT pk FROM chunks EXCEPT SELECT rowid FROM lexical"
+        left_over = "SELECT rowid FROM lexical EXCEPT SELECT pk FROM chunks"
+        return [
+            f"chunk {pk} is not in the word index" for (pk,) in conn.exec_driver_sql(unindexed)
+        ] + [
+            f"the word index holds chunk {pk}, which is gone"
+            for (pk,) in conn.exec_driver_sql(left_over)
+        ]
+
+    def optimize(self, conn: Connection) -> None:
+        conn.exec_driver_sql("INSERT INTO lexical (lexical) VALUES ('optimize')")
+
+    def _kept(
+        self, conn: Connection, owner_pk: int, chunks: int, text: str
+    ) -> list[tuple[str, int]]:
+        """At most six (term, document frequency), rarest first."""
+        most = max(3, int(_MAX_SHARE * chunks))
+        words = dict.fromkeys(_owned(owner_pk, terms(text)))
+        found: list[tuple[int, str]] = []
+        for limit in sorted({min(most, _FIRST_LOOK), most}):
+            counts = {word: self._count(conn, word, limit + 1) for word in words}
+            found += [(df, word) for word, df in counts.items() if 0 < df <= limit]
+            words = {word: None for word, df in counts.items() if df > limit}
+            if len(found) >= _MAX_TERMS:
+                break
+        kept: list[tuple[str, int]] = []
+        budget = _MAX_POSTINGS
+        for df, term in sorted(found)[:_MAX_TERMS]:
+            budget -= df
+            if kept and budget < 0:
+                break
+            kept.append((term, df))
+        return kept
+
+    def _count(self, conn: Connection, term: str, most: int) -> int:
+        # Counting stops at the limit: 0.15 ms at most, where an fts5vocab lookup walks the whole
+        # posting list (1.2 ms for a word that is in all of 1e5 chunks).
+        some = f"SELECT 1 FROM lexical WHERE lexical MATCH ? LIMIT {most}"
+        found = conn.exec_driver_sql(f"SELECT count(*) FROM ({some})", (f'"{term}"',))
+        return int(found.scalar_one())
+
+    def _postings(self, conn: Connection, term: str) -> Pks:
+        rows = conn.exec_driver_sql(
+            "SELECT rowid FROM lexical WHERE lexical MATCH ?", (f'"{term}"',)
+        )
+        return np.array([pk for (pk,) in rows.fetchall()], np.int64)
+
+
+def _owned(owner_pk: int, words: Iterable[str]) -> list[str]:
+    return [f"o{owner_pk}x{word}" for word in words]

@@ -1,0 +1,315 @@
+"""Statements that only read: rows in, frozen records out. The caller owns the transaction.
+
+Everything that recall uses goes through :func:`may_be_recalled`: not expired, not superseded,
+recallable, and pending only for the turn that wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+
+from memlong_agent.errors import MemoryNotFoundError
+from memlong_agent.storage.base import (
+    ChunkAge,
+    Event,
+    Matrix,
+    Owner,
+    OwnerStats,
+    Pks,
+    StoredChunk,
+    StoredMemory,
+)
+from memlong_agent.storage.kvfile import BlobRef
+from memlong_agent.storage.models import (
+    blobs,
+    chunks,
+    events,
+    memories,
+    meta,
+    owners,
+    sessions,
+    vectors,
+)
+
+_BATCH = 500  # keys per statement, well below SQLite's oldest limit of 999 variables
+
+
+def batches(items: Iterable[int]) -> Iterator[list[int]]:
+    """Lists of at most 500, for `IN (...)`."""
+    left = list(items)
+    for start in range(0, len(left), _BATCH):
+        yield left[start : start + _BATCH]
+
+
+def meta_value(conn: Connection, key: str) -> str | None:
+    return conn.scalar(select(meta.c.value).where(meta.c.key == key))
+
+
+def owner_row(conn: Connection, owner: Owner) -> tuple[int, int, int]:
+    """(pk, chunks, tokens) of an owner; pk 0, which no row has, for one who never wrote."""
+    query = select(owners.c.pk, owners.c.chunks, owners.c.tokens).where(_is_owner(owner))
+    row = conn.execute(query).first()
+    return (row.pk, row.chunks, row.tokens) if row else (0, 0, 0)
+
+
+def may_be_recalled(now: datetime, turn: str | None) -> ColumnElement[bool]:
+    """Condition on a memory's row: recall may use it now, in this turn."""
+    return and_(
+        memories.c.recallable,
+        or_(memories.c.pending.is_(None), memories.c.pending == turn),
+        or_(memories.c.expires_at.is_(None), memories.c.expires_at > now),
+        memories.c.superseded_by.is_(None),
+    )
+
+
+def memory_pks(
+    conn: Connection,
+    owner_pk: int,
+    *,
+    session: str | None = None,
+    role: str | None = None,
+    include_pending: bool = True,
+    newest_first: bool = True,
+    limit: int | None = None,
+) -> list[int]:
+    """Keys of an owner's memories by (created_at, pk)."""
+    query = select(memories.c.pk).where(memories.c.owner_id == owner_pk).limit(limit)
+    if session is not None:
+        query = query.join(sessions).where(sessions.c.external_id == session)
+    if role is not None:
+        query = query.where(memories.c.role == role)
+    if not include_pending:
+        query = query.where(memories.c.pending.is_(None))
+    keys = (memories.c.created_at, memories.c.pk)
+    order = [key.desc() for key in keys] if newest_first else list(keys)
+    return list(conn.scalars(query.order_by(*order)))
+
+
+def pending_pks(conn: Connection, owner_pk: int, turn: str) -> list[int]:
+    mine = (memories.c.owner_id == owner_pk) & (memories.c.pending == turn)
+    return list(conn.scalars(select(memories.c.pk).where(mine)))
+
+
+def memory_pk(conn: Connection, owner_pk: int, memory_id: str) -> int:
+    """Key of one memory; MemoryNotFoundError if this owner has none with the id."""
+    query = select(memories.c.pk).where(memories.c.owner_id == owner_pk, memories.c.id == memory_id)
+    pk = conn.scalar(query)
+    if pk is None:
+        raise MemoryNotFoundError(
+            f"There is no memory {memory_id!r} here. List this owner's memories to see their ids."
+        )
+    return int(pk)
+
+
+def stored_memories(conn: Connection, pks: Sequence[int]) -> list[StoredMemory]:
+    """Records in the order of `pks`; keys without a row are left out."""
+    newer = memories.alias("newer")
+    query = (
+        select(memories, sessions.c.external_id.label("session"), newer.c.id.label("newer_id"))
+        .outerjoin(sessions, sessions.c.pk == memories.c.session_id)
+        .outerjoin(newer, newer.c.pk == memories.c.superseded_by)
+    )
+    found: dict[int, StoredMemory] = {}
+    for batch in batches(pks):
+        owned: dict[int, list[tuple[int, int]]] = {}
+        parts = select(chunks.c.memory_pk, chunks.c.pk, chunks.c.tokens)
+        parts = parts.where(chunks.c.memory_pk.in_(batch))
+        for row in conn.execute(parts.order_by(chunks.c.memory_pk, chunks.c.ordinal)):
+            owned.setdefault(row.memory_pk, []).append((row.pk, row.tokens))
+        for row in conn.execute(query.where(memories.c.pk.in_(batch))):
+            found[row.pk] = _memory(row, owned.get(row.pk, []))
+    return [found[pk] for pk in pks if pk in found]
+
+
+def stored_chunks(
+    conn: Connection, owner_pk: int, pks: Sequence[int], *, where: ColumnElement[bool] | None = None
+) -> list[StoredChunk]:
+    """An owner's chunks in the order of `pks`, narrowed by a condition on their memories."""
+    query = _chunk_query().where(chunks.c.owner_id == owner_pk)
+    if where is not None:
+        query = query.where(where)
+    found: dict[int, StoredChunk] = {}
+    for batch in batches(pks):
+        for row in conn.execute(query.where(chunks.c.pk.in_(batch))):
+            found[row.pk] = _chunk(row)
+    return [found[pk] for pk in pks if pk in found]
+
+
+def recallable_pks(
+    conn: Connection,
+    owner_pk: int,
+    where: ColumnElement[bool],
+    *,
+    session: str | None = None,
+    among: Sequence[int] | None = None,
+) -> list[int]:
+    """Keys of an owner's chunks whose memories satisfy `where`, ascending."""
+    query = select(chunks.c.pk).join(memories, memories.c.pk == chunks.c.memory_pk)
+    query = query.where(chunks.c.owner_id == owner_pk, where)
+    if session is not None:
+        query = query.join(sessions, sessions.c.pk == memories.c.session_id)
+        query = query.where(sessions.c.external_id == session)
+    if among is not None:
+        query = query.where(chunks.c.pk.in_(among))
+    return list(conn.scalars(query.order_by(chunks.c.pk)))
+
+
+def chunk_ages(conn: Connection, owner_pk: int) -> list[ChunkAge]:
+    query = (
+        select(
+            chunks.c.pk,
+            chunks.c.tokens,
+            chunks.c.counter,
+            memories.c.created_at,
+            chunks.c.last_recalled_at,
+            memories.c.pending,
+        )
+        .join(memories, memories.c.pk == chunks.c.memory_pk)
+        .where(chunks.c.owner_id == owner_pk)
+        .order_by(memories.c.created_at, chunks.c.pk)
+    )
+    return [ChunkAge(*row) for row in conn.execute(query)]
+
+
+def vector_rows(
+    conn: Connection, owner_pk: int, *, pks: Sequence[int] | None, after_pk: int, limit: int
+) -> tuple[Pks, Matrix]:
+    """Vectors with key > `after_pk` (among `pks`), ascending, at most `limit`."""
+    query = (
+        select(chunks.c.pk, vectors.c.vector)
+        .join(vectors, vectors.c.chunk_pk == chunks.c.pk)
+        .where(chunks.c.owner_id == owner_pk, chunks.c.pk > after_pk)
+        .order_by(chunks.c.pk)
+        .limit(limit)
+    )
+    if pks is not None:
+        query = query.where(chunks.c.pk.in_(pks))
+    rows = conn.execute(query).all()
+    found = np.array([row.pk for row in rows], np.int64)
+    flat = np.frombuffer(b"".join(row.vector for row in rows), "<f4").astype(np.float32)
+    return found, flat.reshape(len(rows), -1) if rows else flat.reshape(0, 0)
+
+
+def blob_refs(conn: Connection, pks: Sequence[int]) -> dict[int, BlobRef]:
+    """The files of chunks, by chunk key."""
+    query = select(
+        blobs.c.chunk_pk, blobs.c.blob_id, chunks.c.tokens, blobs.c.nbytes, blobs.c.checksum
+    ).join(chunks, chunks.c.pk == blobs.c.chunk_pk)
+    found: dict[int, BlobRef] = {}
+    for batch in batches(pks):
+        for pk, *ref in conn.execute(query.where(blobs.c.chunk_pk.in_(batch))):
+            found[pk] = BlobRef(*ref)
+    return found
+
+
+def known_blobs(conn: Connection, blob_ids: Sequence[str]) -> set[str]:
+    """Those of `blob_ids` that have a row."""
+    found: set[str] = set()
+    for start in range(0, len(blob_ids), _BATCH):
+        some = blob_ids[start : start + _BATCH]
+        found |= set(conn.scalars(select(blobs.c.blob_id).where(blobs.c.blob_id.in_(some))))
+    return found
+
+
+def events_after(conn: Connection, owner_pk: int, seq: int) -> list[Event]:
+    query = select(events.c.seq, events.c.chunk_pk, events.c.op)
+    query = query.where(events.c.owner_id == owner_pk, events.c.seq > seq).order_by(events.c.seq)
+    return [Event(*row) for row in conn.execute(query)]
+
+
+def last_event(conn: Connection, owner_pk: int) -> int:
+    query = select(func.max(events.c.seq)).where(events.c.owner_id == owner_pk)
+    return conn.scalar(query) or 0
+
+
+def stats(conn: Connection, owner: Owner | None) -> dict[Owner, OwnerStats]:
+    """Counts by owner; owners without memories are there with zeros."""
+    count = select(func.count()).where(memories.c.owner_id == owners.c.pk).scalar_subquery()
+    size = (
+        select(func.coalesce(func.sum(blobs.c.nbytes), 0))
+        .join(chunks, chunks.c.pk == blobs.c.chunk_pk)
+        .where(chunks.c.owner_id == owners.c.pk)
+        .scalar_subquery()
+    )
+    query = select(owners, count.label("memories"), size.label("nbytes")).order_by(owners.c.pk)
+    if owner is not None:
+        query = query.where(_is_owner(owner))
+    return {
+        Owner(row.tenant, row.kind, row.name): OwnerStats(
+            row.memories, row.chunks, row.tokens, row.nbytes
+        )
+        for row in conn.execute(query)
+    }
+
+
+def _is_owner(owner: Owner) -> ColumnElement[bool]:
+    return and_(
+        owners.c.tenant == owner.tenant, owners.c.kind == owner.kind, owners.c.name == owner.name
+    )
+
+
+def _chunk_query() -> Select[Any]:
+    return (
+        select(
+            chunks,
+            memories.c.id.label("memory_id"),
+            memories.c.created_at,
+            memories.c.source,
+            memories.c.role,
+            memories.c.recallable,
+            memories.c.pending,
+            memories.c.expires_at,
+            sessions.c.external_id.label("session"),
+        )
+        .join(memories, memories.c.pk == chunks.c.memory_pk)
+        .outerjoin(sessions, sessions.c.pk == memories.c.session_id)
+    )
+
+
+def _chunk(row: Any) -> StoredChunk:
+    return StoredChunk(
+        pk=row.pk,
+        memory_pk=row.memory_pk,
+        memory_id=row.memory_id,
+        ordinal=row.ordinal,
+        header=row.header,
+        text=row.text,
+        token_ids=tuple(np.frombuffer(row.token_ids, "<u4").tolist()),
+        tokens=row.tokens,
+        counter=row.counter,
+        created_at=row.created_at,
+        last_recalled_at=row.last_recalled_at,
+        session=row.session,
+        source=row.source,
+        role=row.role,
+        recallable=row.recallable,
+        pending=row.pending,
+        expires_at=row.expires_at,
+    )
+
+
+def _memory(row: Any, owned: list[tuple[int, int]]) -> StoredMemory:
+    return StoredMemory(
+        pk=row.pk,
+        id=row.id,
+        role=row.role,
+        text=row.text,
+        session=row.session,
+        messages=row.messages,
+        source=row.source,
+        ordinal=row.ordinal,
+        metadata=row.metadata,
+        message_id=row.message_id,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        superseded_by=row.newer_id,
+        recallable=row.recallable,
+        pending=row.pending,
+        tokens=sum(tokens for _, tokens in owned),
+        chunk_pks=tuple(pk for pk, _ in owned),
+    )

@@ -1,0 +1,300 @@
+"""The bank as one object: rows in SQLite, K/V in files, kept in step.
+
+In: what base.py describes. Out: the same, with its guarantees. This file joins the parts and holds
+the order between rows and files; statements are in reads.py and writes.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import delete, update
+
+from memlong_agent.errors import IncompatibleMemoryError, MemLongError, StoreError
+from memlong_agent.identity import Identity
+from memlong_agent.kv import KVSpec
+from memlong_agent.storage import migrations, reads, upkeep, writes
+from memlong_agent.storage.base import (
+    NewMemory,
+    Owner,
+    RecallMark,
+    StoredMemory,
+    Swept,
+    utc_now,
+)
+from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
+from memlong_agent.storage.database import Database, make_folder
+from memlong_agent.storage.lexical import Fts5Lexical
+from memlong_agent.storage.models import memories as memory_table
+from memlong_agent.storage.models import recalls, sessions
+from memlong_agent.storage.reading import Reader, spec_to_json
+
+_log = logging.getLogger("memlong_agent.storage")
+
+
+class Storage(Reader):
+    """One memory bank. base.py says what is guaranteed and what is not.
+
+    Every call may raise StoreLockedError (busy past the timeout) and StoreError (the disk).
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        blobs: BlobStore,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        grace_s: float = 3600.0,
+        upgrade: bool = False,
+    ) -> None:
+        super().__init__(db, blobs, Fts5Lexical(), clock, grace_s)
+        try:
+            migrations.prepare(db, clock(), upgrade=upgrade)
+            with db.scope() as conn:
+                self._secret = reads.meta_value(conn, "secret") or ""
+                due = upkeep.sweep_is_due(conn, clock(), grace_s)
+            if due:
+                self.sweep()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        timeout_s: float = 30.0,
+        clock: Callable[[], datetime] = utc_now,
+        grace_s: float = 3600.0,
+        upgrade: bool = False,
+    ) -> Self:
+        """Open the bank in a folder, or make one there; `":memory:"` keeps nothing on disk.
+
+        Args:
+            timeout_s: How long to wait for other writers.
+            clock: Source of "now", aware.
+            grace_s: Age at which files without rows, and pending memories, count as left behind.
+            upgrade: Bring an older schema up to date instead of refusing it.
+
+        Raises:
+            StoreError: not a bank, not writable, or SQLite without FTS5.
+            StoreVersionError: written by a newer or an older memlong-agent.
+        """
+        folder = None if str(path) == ":memory:" else Path(path).expanduser().absolute()
+        if folder is not None:
+            make_folder(folder)
+        blobs = MemoryBlobs() if folder is None else FileBlobs(folder)
+        db = Database(folder, timeout_s)
+        return cls(db, blobs, clock=clock, grace_s=grace_s, upgrade=upgrade)
+
+    def close(self) -> None:
+        """Let go of files and connections; a bank in memory is gone."""
+        self._db.close()
+        self._blobs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def claim(self, encoding: Identity, spec: KVSpec) -> None:
+        """Record the model of a new bank, or check that this is the one that wrote it.
+
+        Raises:
+            IncompatibleMemoryError: it is not; names each difference.
+        """
+        mine = {"encoding": encoding.to_json(), "kv_spec": spec_to_json(spec)}
+        theirs = self._claim(mine)
+        found = encoding.differences(Identity.from_json(theirs["encoding"]))
+        if theirs["kv_spec"] != mine["kv_spec"]:
+            found.append(f"K/V: {mine['kv_spec']} here, {theirs['kv_spec']} in the bank")
+        if found:
+            raise IncompatibleMemoryError(
+                f"The bank at {self._db.place} was encoded by another model: {'; '.join(found)}. "
+                "Open it with the model that wrote it, or run `memlong rebuild`."
+            )
+        self._known_spec = spec
+
+    def claim_retrieval(self, retrieval: Identity) -> None:
+        """As :meth:`claim`, for the embedder that makes the vectors."""
+        theirs = self._claim({"retrieval": retrieval.to_json()})
+        found = retrieval.differences(Identity.from_json(theirs["retrieval"]))
+        if found:
+            raise IncompatibleMemoryError(
+                f"The vectors in {self._db.place} come from another embedder: {'; '.join(found)}. "
+                "Use the embedder that wrote them, or run `memlong rebuild --vectors`."
+            )
+
+    def add(self, owner: Owner, memories: Sequence[NewMemory]) -> list[StoredMemory]:
+        """Write memories, all or none; returns one record for each, in order.
+
+        A memory whose unique key is taken is not written twice: the one in the bank is returned.
+        Keys are the id, else (session, message_id), else, for documents, (source, ordinal, text).
+        Under the first two another text replaces the old one, and the id stays.
+
+        Raises:
+            ConfigError: a memory that cannot be stored, or no model has claimed the bank.
+        """
+        if not memories:
+            return []
+        with self._published(memories) as items, self._db.scope(write=True) as conn:
+            now, pk = self._clock(), writes.owner_pk(conn, owner)
+            done = [writes.put(conn, self._lexical, pk, item, now) for item in items]
+            stored = reads.stored_memories(conn, [each.pk for each in done])
+        self._drop_replaced([blob_id for each in done for blob_id in each.unused])
+        return stored
+
+    def replace(self, owner: Owner, memory_id: str, memory: NewMemory) -> StoredMemory:
+        """Give a memory new content under its old id. MemoryNotFoundError if there is none."""
+        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
+            owner_pk = reads.owner_row(conn, owner)[0]
+            pk = reads.memory_pk(conn, owner_pk, memory_id)
+            unused = writes.rewrite(conn, self._lexical, owner_pk, pk, item, self._clock())
+            stored = reads.stored_memories(conn, [pk])[0]
+        self._drop_replaced(unused)
+        return stored
+
+    def delete(self, owner: Owner, ids: Sequence[str]) -> int:
+        """Forget memories; returns how many. MemoryNotFoundError for any unknown id: none goes."""
+        with self._db.scope(write=True) as conn:
+            owner_pk = reads.owner_row(conn, owner)[0]
+            pks = [reads.memory_pk(conn, owner_pk, each) for each in dict.fromkeys(ids)]
+            unused = writes.remove_memories(conn, self._lexical, owner_pk, pks)
+        self._drop_forgotten(unused)
+        return len(pks)
+
+    def clear(self, owner: Owner, session: str | None = None) -> int:
+        """Forget all of an owner, or all of one session; returns how many memories."""
+        with self._db.scope(write=True) as conn:
+            owner_pk = reads.owner_row(conn, owner)[0]
+            pks = reads.memory_pks(conn, owner_pk, session=session)
+            unused = writes.remove_memories(conn, self._lexical, owner_pk, pks)
+            rows = delete(sessions).where(sessions.c.owner_id == owner_pk)
+            if session is None:
+                conn.execute(delete(recalls).where(recalls.c.owner_id == owner_pk))
+            else:
+                rows = rows.where(sessions.c.external_id == session)
+            conn.execute(rows)
+        self._drop_forgotten(unused)
+        return len(pks)
+
+    def delete_chunks(self, owner: Owner, pks: Sequence[int]) -> int:
+        """Evict chunks, and memories that have none left; returns how many chunks."""
+        with self._db.scope(write=True) as conn:
+            owner_pk = reads.owner_row(conn, owner)[0]
+            touched = {c.memory_pk for c in reads.stored_chunks(conn, owner_pk, pks)}
+            unused = writes.remove_chunks(conn, self._lexical, owner_pk, pks)
+            writes.remove_empty(conn, sorted(touched))
+        self._drop_forgotten(unused)
+        return len(unused)
+
+    def settle(self, owner: Owner, turn: str) -> int:
+        """Make the pending memories of a finished turn permanent; returns how many."""
+        with self._db.scope(write=True) as conn:
+            mine = memory_table.c.owner_id == reads.owner_row(conn, owner)[0]
+            change = update(memory_table).where(mine, memory_table.c.pending == turn)
+            return conn.execute(change.values(pending=None, pending_at=None)).rowcount
+
+    def discard(self, owner: Owner, turn: str) -> int:
+        """Forget the pending memories of a failed turn; returns how many."""
+        with self._db.scope(write=True) as conn:
+            owner_pk = reads.owner_row(conn, owner)[0]
+            pks = reads.pending_pks(conn, owner_pk, turn)
+            unused = writes.remove_memories(conn, self._lexical, owner_pk, pks)
+        self._drop_forgotten(unused)
+        return len(pks)
+
+    def record_recalls(self, owner: Owner, turn: str, marks: Sequence[RecallMark]) -> None:
+        """Note what a turn recalled. A chunk's counter rises once a turn, however often it is
+        marked; of several marks the last is kept. Chunks that are gone are passed over."""
+        with self._db.scope(write=True) as conn:
+            owner_pk = reads.owner_row(conn, owner)[0]
+            writes.record_recalls(conn, owner_pk, turn, marks, self._clock())
+
+    def set_recallable(self, owner: Owner, memory_id: str, recallable: bool) -> None:
+        """Withhold a memory from recall, or give it back. MemoryNotFoundError if there is none."""
+        with self._db.scope(write=True) as conn:
+            pk = reads.memory_pk(conn, reads.owner_row(conn, owner)[0], memory_id)
+            change = update(memory_table).where(memory_table.c.pk == pk)
+            conn.execute(change.values(recallable=recallable))
+
+    def sweep(self) -> Swept:
+        """Remove what crashes left behind, once it is older than the grace period."""
+        return upkeep.sweep(self._db, self._blobs, self._lexical, self._clock(), self._grace_s)
+
+    def purge(self) -> None:
+        """Leave no byte of forgotten memories in the bank's files.
+
+        Rows are overwritten when they are deleted, but the word index and the write-ahead log keep
+        old pages until they are merged. That is done here, in time that grows with the bank.
+        StoreLockedError if others keep reading the old pages past the timeout.
+        """
+        with self._db.scope(write=True) as conn:
+            self._lexical.optimize(conn)
+        self._db.checkpoint(truncate=True)
+
+    def _claim(self, mine: dict[str, str]) -> dict[str, str]:
+        with self._db.scope() as conn:
+            found = {key: reads.meta_value(conn, key) for key in mine}
+        if None in found.values():
+            with self._db.scope(write=True) as conn:
+                for key, value in mine.items():
+                    found[key] = reads.meta_value(conn, key)
+                    if found[key] is None:
+                        writes.set_meta(conn, key, value)
+        return {key: found[key] or value for key, value in mine.items()}
+
+    @contextmanager
+    def _published(self, memories: Sequence[NewMemory]) -> Iterator[list[writes.Prepared]]:
+        """Files of all chunks durable for the length of the block; gone again if it raises."""
+        for memory in memories:
+            writes.check(memory)
+        kv = [chunk.kv for memory in memories for chunk in memory.chunks]
+        refs = self._blobs.publish(self._claimed_spec(), kv)
+        try:
+            left, items = iter(refs), []
+            for memory in memories:
+                mine = [next(left) for _ in memory.chunks]
+                digest = writes.text_digest(self._secret, memory.text)
+                made_at = memory.created_at or self._clock()
+                items.append(writes.Prepared(memory, mine, digest, made_at))
+            yield items
+        except BaseException:
+            self._withdraw([ref.blob_id for ref in refs])
+            raise
+
+    def _withdraw(self, blob_ids: Sequence[str]) -> None:
+        # Ask first: an interrupt may arrive just after the commit, and then these have rows.
+        # What cannot be asked or removed now is a stray for the sweep.
+        with suppress(MemLongError):
+            with self._db.scope() as conn:
+                kept = reads.known_blobs(conn, blob_ids)
+            self._blobs.remove(set(blob_ids) - kept)
+
+    def _drop_replaced(self, blob_ids: Sequence[str]) -> None:
+        try:
+            self._blobs.remove(blob_ids)
+        except StoreError as exc:  # the write itself is done
+            _log.warning("Replaced K/V files are left to the next sweep: %s", exc)
+
+    def _drop_forgotten(self, blob_ids: Sequence[str]) -> None:
+        try:
+            self._blobs.remove(blob_ids)
+        except StoreError as exc:
+            raise StoreError(
+                f"The memories are forgotten, but some of their K/V files are still there: {exc} "
+                "Then sweep the bank."
+            ) from exc

@@ -1,0 +1,114 @@
+"""Housekeeping: what a crash leaves behind is removed, what is damaged is named.
+
+In: a database, a blob store, a word index. Nothing here runs in a turn.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, func, select
+
+from memlong_agent.errors import StoreCorruptError
+from memlong_agent.kv import KVSpec
+from memlong_agent.storage import reads, writes
+from memlong_agent.storage.base import Swept
+from memlong_agent.storage.blobs import BlobStore
+from memlong_agent.storage.database import Database
+from memlong_agent.storage.lexical import Lexical
+from memlong_agent.storage.models import blobs, chunks, memories, owners, vectors
+
+_VERIFY_BATCH = 64
+
+
+def sweep(db: Database, store: BlobStore, lexical: Lexical, now: datetime, grace_s: float) -> Swept:
+    """Delete pending memories of dead turns and files without rows, both older than `grace_s`."""
+    with db.scope(write=True) as conn:
+        removed, unused = _sweep_pending(conn, lexical, now - timedelta(seconds=grace_s))
+        writes.set_meta(conn, "swept_at", now.isoformat())
+    store.remove(unused)
+    strays = store.strays(lambda prefix: _ids_with_prefix(db, prefix), grace_s)
+    store.drop(strays)
+    return Swept(files=len(strays), memories=removed)
+
+
+def sweep_is_due(conn: Connection, now: datetime, grace_s: float) -> bool:
+    """Whether the last sweep is at least `grace_s` old: listing 1e6 files at each open is slow."""
+    last = reads.meta_value(conn, "swept_at")
+    if last is None:
+        return True
+    age_s = (now - datetime.fromisoformat(last)).total_seconds()
+    return age_s >= grace_s or age_s < 0
+
+
+def verify(
+    db: Database, store: BlobStore, lexical: Lexical, spec: KVSpec | None, grace_s: float
+) -> list[str]:
+    """One sentence for each thing that is wrong; reads every file."""
+    with db.scope() as conn:
+        problems = _database_problems(conn, lexical)
+        pks = list(conn.scalars(select(blobs.c.chunk_pk).order_by(blobs.c.chunk_pk)))
+    if spec is not None:
+        for start in range(0, len(pks), _VERIFY_BATCH):
+            problems += _blob_problems(db, store, spec, pks[start : start + _VERIFY_BATCH])
+    strays = store.strays(lambda prefix: _ids_with_prefix(db, prefix), grace_s)
+    return problems + [f"{path} belongs to no chunk; a sweep removes it" for path in strays]
+
+
+def _sweep_pending(conn: Connection, lexical: Lexical, before: datetime) -> tuple[int, list[str]]:
+    stale = select(memories.c.owner_id, memories.c.pk).where(
+        memories.c.pending.is_not(None), memories.c.pending_at <= before
+    )
+    by_owner: dict[int, list[int]] = {}
+    for owner, pk in conn.execute(stale):
+        by_owner.setdefault(owner, []).append(pk)
+    unused: list[str] = []
+    for owner, pks in by_owner.items():
+        unused += writes.remove_memories(conn, lexical, owner, pks)
+    return sum(map(len, by_owner.values())), unused
+
+
+def _ids_with_prefix(db: Database, prefix: str) -> set[str]:
+    # Two hexadecimal digits; "g" sorts after every id that begins with them.
+    in_range = (blobs.c.blob_id >= prefix) & (blobs.c.blob_id < prefix + "g")
+    with db.scope() as conn:
+        return set(conn.scalars(select(blobs.c.blob_id).where(in_range)))
+
+
+def _blob_problems(db: Database, store: BlobStore, spec: KVSpec, pks: list[int]) -> list[str]:
+    problems: list[str] = []
+    with db.scope() as conn:
+        refs = reads.blob_refs(conn, pks)
+    for ref in refs.values():
+        try:
+            store.read_many(spec, [ref])
+        except StoreCorruptError as exc:
+            with db.scope() as conn:
+                if reads.known_blobs(conn, [ref.blob_id]):  # else forgotten while we looked
+                    problems.append(str(exc))
+    return problems
+
+
+def _database_problems(conn: Connection, lexical: Lexical) -> list[str]:
+    said = [str(line) for (line,) in conn.exec_driver_sql("PRAGMA quick_check")]
+    problems = [f"bank.sqlite: {line}" for line in said if line != "ok"]
+    for row in conn.exec_driver_sql("PRAGMA foreign_key_check"):
+        problems.append(f"{row[0]} row {row[1]} refers to a row of {row[2]} that is gone")
+    for name, table in (("K/V file", blobs), ("vector", vectors)):
+        if name == "vector" and not conn.scalar(select(func.count()).select_from(vectors)):
+            continue  # written under a lexical-only embedder
+        without = select(chunks.c.pk).where(chunks.c.pk.not_in(select(table.c.chunk_pk)))
+        problems += [f"chunk {pk} has no {name}" for pk in conn.scalars(without)]
+    return problems + lexical.disagreements(conn) + _count_problems(conn)
+
+
+def _count_problems(conn: Connection) -> list[str]:
+    mine = chunks.c.owner_id == owners.c.pk
+    count = select(func.count()).where(mine).scalar_subquery()
+    total = select(func.coalesce(func.sum(chunks.c.tokens), 0)).where(mine).scalar_subquery()
+    query = select(owners.c.name, owners.c.chunks, owners.c.tokens, count, total)
+    wrong = query.where((owners.c.chunks != count) | (owners.c.tokens != total))
+    return [
+        f"owner {name!r} is booked with {booked} chunks and {tokens} tokens, but has {n} and {sum_}"
+        for name, booked, tokens, n, sum_ in conn.execute(wrong)
+    ]

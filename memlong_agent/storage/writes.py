@@ -1,0 +1,312 @@
+"""Statements that change rows. The caller owns the write transaction and the files.
+
+Everything that adds a chunk or removes one does so in :func:`_insert_chunks` and
+:func:`remove_chunks`, which keep word index, outbox and the owner's counts in step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from memlong_agent.errors import ConfigError
+from memlong_agent.storage import reads
+from memlong_agent.storage.base import NewChunk, NewMemory, Owner, RecallMark
+from memlong_agent.storage.kvfile import BlobRef
+from memlong_agent.storage.lexical import Lexical
+from memlong_agent.storage.models import (
+    blobs,
+    chunks,
+    events,
+    memories,
+    meta,
+    owners,
+    recalls,
+    sessions,
+    vectors,
+)
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked memory whose K/V files are published."""
+
+    memory: NewMemory
+    refs: Sequence[BlobRef]
+    digest: str
+    created_at: datetime
+
+    @property
+    def blob_ids(self) -> list[str]:
+        return [ref.blob_id for ref in self.refs]
+
+
+def check(memory: NewMemory) -> None:
+    """ConfigError for anything a row could not hold; nothing is written before this."""
+    problem = _problem(memory)
+    if problem:
+        raise ConfigError(f"This memory cannot be written: {problem}. Correct it and try again.")
+
+
+def _problem(memory: NewMemory) -> str | None:
+    if not memory.chunks:
+        return "it has no chunks"
+    if memory.id is not None and not _ID.fullmatch(memory.id):
+        return f"id {memory.id!r} is not 32 hexadecimal digits"
+    if memory.pending is not None and (memory.message_id is not None or memory.role == "document"):
+        return "a pending memory has neither a message_id nor the role 'document'"
+    for name in ("created_at", "expires_at"):
+        value = getattr(memory, name)
+        if value is not None and value.tzinfo is None:
+            return f"{name} has no time zone"
+    try:
+        json.dumps([memory.metadata, list(memory.messages or ())])
+        memory.text.encode()
+        for chunk in memory.chunks:
+            (chunk.header + chunk.text).encode()
+    except (TypeError, ValueError) as exc:  # not JSON, or a lone surrogate
+        return str(exc)
+    for chunk in memory.chunks:
+        if len(chunk.token_ids) != chunk.kv.tokens:
+            return (
+                f"a chunk has {len(chunk.token_ids)} token ids and K/V of {chunk.kv.tokens} tokens"
+            )
+        if chunk.vector is not None and chunk.vector.ndim != 1:
+            return f"a chunk's vector has {chunk.vector.ndim} dimensions instead of one"
+    return None
+
+
+def text_digest(secret: str, text: str) -> str:
+    """HMAC-SHA256 under the bank's secret: equal texts are found, none is guessed from outside."""
+    return hmac.new(bytes.fromhex(secret), text.encode(), hashlib.sha256).hexdigest()
+
+
+def set_meta(conn: Connection, key: str, value: str) -> None:
+    statement = upsert(meta).values(key=key, value=value)
+    conn.execute(statement.on_conflict_do_update(set_={"value": value}))
+
+
+def owner_pk(conn: Connection, owner: Owner) -> int:
+    """Key of an owner, made if need be."""
+    row = {"tenant": owner.tenant, "kind": owner.kind, "name": owner.name}
+    conn.execute(upsert(owners).values(row).on_conflict_do_nothing())
+    return reads.owner_row(conn, owner)[0]
+
+
+def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: datetime) -> PutResult:
+    """Insert a memory, or return or replace the one that has its unique key."""
+    session = _session_pk(conn, owner, item.memory.session)
+    found = _duplicate(conn, owner, session, item)
+    if found is None:
+        memory_id = item.memory.id or secrets.token_hex(16)
+        values = {"id": memory_id, "owner_id": owner, **_values(item, session, now)}
+        pk = _insert(conn, memories, values)
+        _insert_chunks(conn, lexical, owner, pk, item)
+        return PutResult(pk, [])
+    expired = found.expires_at is not None and found.expires_at <= now
+    same = hmac.compare_digest(found.text_digest, item.digest)
+    if same and not expired and found.superseded_by is None:
+        return PutResult(found.pk, item.blob_ids)
+    return PutResult(found.pk, rewrite(conn, lexical, owner, found.pk, item, now))
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """Key of the memory, and ids of the K/V files that no row needs once this commits."""
+
+    pk: int
+    unused: list[str]
+
+
+def rewrite(
+    conn: Connection, lexical: Lexical, owner: int, pk: int, item: Prepared, now: datetime
+) -> list[str]:
+    """Give a memory new content under its old id; returns the K/V files it no longer needs."""
+    session = _session_pk(conn, owner, item.memory.session)
+    old = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk == pk)))
+    unused = remove_chunks(conn, lexical, owner, old)
+    values = {**_values(item, session, now), "superseded_by": None}
+    conn.execute(update(memories).where(memories.c.pk == pk).values(values))
+    _insert_chunks(conn, lexical, owner, pk, item)
+    return unused
+
+
+def remove_memories(
+    conn: Connection, lexical: Lexical, owner: int, pks: Sequence[int]
+) -> list[str]:
+    """Delete memories with all that hangs on them; returns their K/V files."""
+    unused: list[str] = []
+    for batch in reads.batches(pks):
+        owned = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk.in_(batch))))
+        unused += remove_chunks(conn, lexical, owner, owned)
+        conn.execute(delete(memories).where(memories.c.pk.in_(batch)))
+    return unused
+
+
+def remove_chunks(conn: Connection, lexical: Lexical, owner: int, pks: Sequence[int]) -> list[str]:
+    """Delete an owner's chunks, vectors and words; returns their K/V files."""
+    unused: list[str] = []
+    for batch in reads.batches(pks):
+        mine = (chunks.c.owner_id == owner) & chunks.c.pk.in_(batch)
+        rows = conn.execute(select(chunks.c.pk, chunks.c.tokens).where(mine)).all()
+        if not rows:
+            continue
+        found = [row.pk for row in rows]
+        unused += conn.scalars(select(blobs.c.blob_id).where(blobs.c.chunk_pk.in_(found)))
+        lexical.remove(conn, found)
+        conn.execute(delete(chunks).where(chunks.c.pk.in_(found)))
+        _record(conn, owner, found, "delete", -sum(row.tokens for row in rows))
+    return unused
+
+
+def remove_empty(conn: Connection, pks: Sequence[int]) -> None:
+    """Delete those memories of `pks` that have no chunk left."""
+    empty = ~exists().where(chunks.c.memory_pk == memories.c.pk)
+    for batch in reads.batches(pks):
+        conn.execute(delete(memories).where(memories.c.pk.in_(batch), empty))
+
+
+def record_recalls(
+    conn: Connection, owner: int, turn: str, marks: Sequence[RecallMark], now: datetime
+) -> None:
+    """One row for each chunk and turn, the last call wins; the counter rises with the first."""
+    mine = chunks.c.owner_id == owner
+    for mark in marks:
+        if conn.scalar(select(chunks.c.pk).where(mine, chunks.c.pk == mark.pk)) is None:
+            continue  # forgotten or evicted since it was recalled
+        key = {"owner_id": owner, "turn": turn, "chunk_pk": mark.pk}
+        values = {"rank": mark.rank, "score": mark.score, "attention_mass": mark.attention_mass}
+        this = [recalls.c[name] == value for name, value in key.items()]
+        again = conn.execute(update(recalls).where(*this).values(**values, at=now)).rowcount
+        if not again:
+            conn.execute(insert(recalls).values(**key, **values, at=now))
+        changes = {"counter": chunks.c.counter + (0 if again else 1), "last_recalled_at": now}
+        conn.execute(update(chunks).where(chunks.c.pk == mark.pk).values(changes))
+
+
+def _session_pk(conn: Connection, owner: int, session: str | None) -> int | None:
+    if session is None:
+        return None
+    key = {"owner_id": owner, "external_id": session}
+    conn.execute(upsert(sessions).values(key).on_conflict_do_nothing())
+    query = select(sessions.c.pk).where(
+        sessions.c.owner_id == owner, sessions.c.external_id == session
+    )
+    return conn.scalar(query)
+
+
+def _values(item: Prepared, session: int | None, now: datetime) -> dict[str, Any]:
+    new = item.memory
+    return {
+        "session_id": session,
+        "role": new.role,
+        "text": new.text,
+        "messages": None if new.messages is None else [dict(each) for each in new.messages],
+        "source": new.source,
+        "ordinal": new.ordinal,
+        "metadata": dict(new.metadata),
+        "message_id": new.message_id,
+        "text_digest": item.digest,
+        "created_at": item.created_at,
+        "expires_at": new.expires_at,
+        "recallable": new.recallable,
+        "pending": new.pending,
+        "pending_at": None if new.pending is None else now,
+    }
+
+
+def _duplicate(conn: Connection, owner: int, session: int | None, item: Prepared) -> Any:
+    new = item.memory
+    query = select(
+        memories.c.pk, memories.c.text_digest, memories.c.expires_at, memories.c.superseded_by
+    ).where(memories.c.owner_id == owner)
+    if new.id is not None:
+        query = query.where(memories.c.id == new.id)
+    elif new.message_id is not None:
+        # As in the unique index: NULLs are all different to SQL, and no session is one session.
+        same_session = func.ifnull(memories.c.session_id, 0) == (session or 0)
+        query = query.where(same_session, memories.c.message_id == new.message_id)
+    elif new.role == "document":
+        query = query.where(
+            memories.c.role == "document",
+            func.ifnull(memories.c.source, "") == (new.source or ""),
+            func.ifnull(memories.c.ordinal, -1) == (-1 if new.ordinal is None else new.ordinal),
+            memories.c.text_digest == item.digest,
+        )
+    else:
+        return None
+    return conn.execute(query).first()
+
+
+def _insert_chunks(
+    conn: Connection, lexical: Lexical, owner: int, memory: int, item: Prepared
+) -> None:
+    made: list[tuple[int, NewChunk, BlobRef]] = []
+    for ordinal, (new, ref) in enumerate(zip(item.memory.chunks, item.refs, strict=True)):
+        values = {
+            "memory_pk": memory,
+            "owner_id": owner,
+            "ordinal": ordinal,
+            "header": new.header,
+            "text": new.text,
+            "token_ids": np.asarray(new.token_ids, "<u4").tobytes(),
+            "tokens": len(new.token_ids),
+        }
+        pk = _insert(conn, chunks, values)
+        made.append((pk, new, ref))
+    conn.execute(
+        insert(blobs),
+        [
+            {"chunk_pk": pk, "blob_id": r.blob_id, "nbytes": r.nbytes, "checksum": r.checksum}
+            for pk, _, r in made
+        ],
+    )
+    lexical.add(conn, owner, [(pk, new.text) for pk, new, _ in made])
+    _insert_vectors(conn, made)
+    tokens = sum(ref.tokens for _, _, ref in made)
+    _record(conn, owner, [pk for pk, _, _ in made], "add", tokens)
+
+
+def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
+    key = conn.execute(insert(table).values(values)).inserted_primary_key
+    assert key is not None  # both tables have an integer key
+    return int(key[0])
+
+
+def _insert_vectors(conn: Connection, made: Sequence[tuple[int, NewChunk, BlobRef]]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"chunk_pk": pk, "vector": np.asarray(new.vector, "<f4").tobytes()}
+        for pk, new, _ in made
+        if new.vector is not None
+    ]
+    if not rows:
+        return
+    first = conn.scalar(select(func.length(vectors.c.vector)).limit(1)) or len(rows[0]["vector"])
+    wrong = {len(row["vector"]) for row in rows} - {first}
+    if wrong:
+        raise ConfigError(
+            f"This bank holds vectors of length {first // 4}; got {wrong.pop() // 4}. Use the "
+            "embedder that wrote it, or run `memlong rebuild --vectors`."
+        )
+    conn.execute(insert(vectors), rows)
+
+
+def _record(conn: Connection, owner: int, pks: Sequence[int], op: str, tokens: int) -> None:
+    """Outbox and the owner's counts; `tokens` is signed."""
+    number = len(pks) if op == "add" else -len(pks)
+    conn.execute(insert(events), [{"owner_id": owner, "chunk_pk": pk, "op": op} for pk in pks])
+    changes = {"chunks": owners.c.chunks + number, "tokens": owners.c.tokens + tokens}
+    conn.execute(update(owners).where(owners.c.pk == owner).values(changes))

@@ -1,0 +1,123 @@
+"""Schemas over time: new, current, newer, older, somebody else's."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from bank_making import ALICE, MODEL, NOON, SPEC, memory
+from sqlalchemy import Connection, inspect
+
+from memlong_agent.errors import StoreError, StoreVersionError
+from memlong_agent.storage import Storage, models
+from memlong_agent.storage.database import Database
+from memlong_agent.storage.migrations import (
+    MIGRATIONS,
+    Migration,
+    applied,
+    apply_pending,
+    check,
+    pending,
+    prepare,
+)
+
+
+def m002_add_mood(conn: Connection) -> None:
+    conn.exec_driver_sql("ALTER TABLE memories ADD COLUMN mood TEXT NOT NULL DEFAULT 'glad'")
+
+
+def m003_break(conn: Connection) -> None:
+    conn.exec_driver_sql("ALTER TABLE memories ADD COLUMN half TEXT")
+    conn.exec_driver_sql("ALTER TABLE absent ADD COLUMN half TEXT")
+
+
+LATER = (*MIGRATIONS, Migration(2, "m002_add_mood", m002_add_mood))
+BROKEN = (*LATER, Migration(3, "m003_break", m003_break))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bank of schema 1 with one memory."""
+    with Storage.open(tmp_path / "bank") as bank:
+        bank.claim(MODEL, SPEC)
+        bank.add(ALICE, [memory("before")])
+    return tmp_path / "bank"
+
+
+def test_tables_and_migrations_agree() -> None:
+    db = Database(None, 1.0)
+    prepare(db, NOON, upgrade=False)
+    with db.scope() as conn:
+        schema = inspect(conn)
+        for table in models.metadata.tables.values():
+            made = {column["name"]: column for column in schema.get_columns(table.name)}
+            assert set(made) == {column.name for column in table.columns}
+            for column in table.columns:
+                # A primary key's NOT NULL is implied in SQLite and not shown for every table.
+                assert column.primary_key or made[column.name]["nullable"] == column.nullable
+            rows = conn.exec_driver_sql(f"PRAGMA foreign_key_list({table.name})")
+            keys = {(row[3], row[2], row[6]) for row in rows}  # column, table, on delete
+            declared = {
+                (key.parent.name, key.column.table.name, key.ondelete) for key in table.foreign_keys
+            }
+            assert keys == declared
+    db.close()
+
+
+def test_looking_changes_nothing(folder: Path) -> None:
+    db = Database(None, 1.0)
+    with db.scope() as conn:
+        assert applied(conn) == [] and pending(conn) == list(MIGRATIONS)
+        check(conn, "here")
+        assert conn.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar() == 0
+    db.close()
+    db = Database(folder, 1.0)
+    with db.scope() as conn:
+        assert applied(conn) == ["m001_create"] and pending(conn) == []
+        assert [step.name for step in pending(conn, LATER)] == ["m002_add_mood"]
+    db.close()
+
+
+def test_an_older_bank_is_refused_and_upgraded_on_demand(folder: Path) -> None:
+    db = Database(folder, 1.0)
+    with pytest.raises(StoreVersionError, match=r"m001_create.*needs m002.*memlong upgrade"):
+        prepare(db, NOON, upgrade=False, known=LATER)
+    assert prepare(db, NOON, upgrade=True, known=LATER) == ["m002_add_mood"]
+    assert prepare(db, NOON, upgrade=False, known=LATER) == []
+    with db.scope() as conn:
+        assert conn.exec_driver_sql("SELECT text, mood FROM memories").one() == ("before", "glad")
+    db.close()
+
+
+def test_a_newer_bank_is_refused(folder: Path) -> None:
+    db = Database(folder, 1.0)
+    prepare(db, NOON, upgrade=True, known=LATER)
+    db.close()
+    for upgrade in (False, True):
+        with pytest.raises(StoreVersionError, match=r"up to m001_create. Upgrade the package"):
+            Storage.open(folder, upgrade=upgrade)
+
+
+def test_a_step_and_its_record_are_one_transaction(folder: Path) -> None:
+    db = Database(folder, 1.0)
+    with pytest.raises(StoreError, match=r"no such table: absent.*report it"):
+        prepare(db, NOON, upgrade=True, known=BROKEN)
+    with db.scope(write=True) as conn:
+        assert applied(conn) == ["m001_create"]
+        columns = [row[1] for row in conn.exec_driver_sql("PRAGMA table_info(memories)")]
+        assert "mood" not in columns and "half" not in columns
+        assert apply_pending(conn, NOON, LATER) == ["m002_add_mood"]
+    db.close()
+
+
+def test_each_bank_has_its_own_secret(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        with Storage.open(tmp_path / name) as bank:
+            bank.claim(MODEL, SPEC)
+            bank.add(ALICE, [memory("the same text")])
+        with sqlite3.connect(tmp_path / name / "bank.sqlite") as conn:
+            digests |= {row[0] for row in conn.execute("SELECT text_digest FROM memories")}
+        conn.close()
+    assert len(digests) == 2
