@@ -46,7 +46,10 @@ __all__ = [
     "UnsupportedModelError",
     "Usage",
 ]
-_ROOMS = {"memlong": ("MemLong", "Memories", "Session", "Stream"), "records": ("Memory", "Recall", "Reply", "Usage")}
+_ROOMS = {
+    "memlong": ("MemLong", "Memories", "Session", "Stream"),
+    "records": ("Memory", "Recall", "Reply", "Usage"),
+}
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 

@@ -1,4 +1,4 @@
-"""One softmax over recalled and local keys, computed in two parts. The only mathematics of the paper.
+"""One softmax over recalled and local keys, computed in two parts: the paper's mathematics.
 
 In: queries, local keys and values as transformers hands them to an attention function, and the
 request's :class:`RecalledMemory`. Out: the attention output, and how much of it came from memory.
@@ -103,7 +103,9 @@ def memory_attention(
     if gate is None:
         gate = torch.zeros(query.shape[1], dtype=torch.float32, device=query.device)
     placed = _like_batch(placed, query)
-    out, weight = merged(query, key, value, placed, gate, _additive(attention_mask, query), causal, scaling)
+    out, weight = merged(
+        query, key, value, placed, gate, _additive(attention_mask, query), causal, scaling
+    )
     _record(memory, layer, query, placed, weight, scaling)
     return out.transpose(1, 2).contiguous(), None
 
@@ -127,13 +129,24 @@ def merged(
     )
     if needs_grad and lse.has_backward(query):
         out, weight = _TwoParts.apply(  # type: ignore[no-untyped-call]
-            query, key, value, placed.keys, placed.values, gate, placed.padding, mask, causal, scaling
+            query,
+            key,
+            value,
+            placed.keys,
+            placed.values,
+            gate,
+            placed.padding,
+            mask,
+            causal,
+            scaling,
         )
         return out, weight
     if needs_grad:
         return joint(query, key, value, placed, gate, mask, causal, scaling)
     local, lse_local = lse.attend(query, key, value, mask, causal, scaling)
-    recalled, lse_mem = lse.attend(query, placed.keys, placed.values, placed.padding, False, scaling)
+    recalled, lse_mem = lse.attend(
+        query, placed.keys, placed.values, placed.padding, False, scaling
+    )
     return _merge(local, lse_local, recalled, lse_mem, gate)
 
 
@@ -180,7 +193,19 @@ class _TwoParts(torch.autograd.Function):
         gated = lse_mem + gate.float().view(1, -1, 1)
         total = torch.logaddexp(lse_local, gated)
         ctx.save_for_backward(
-            query, key, value, keys, values, gate, padding, mask, out, total, weight, local, recalled
+            query,
+            key,
+            value,
+            keys,
+            values,
+            gate,
+            padding,
+            mask,
+            out,
+            total,
+            weight,
+            local,
+            recalled,
         )
         ctx.causal, ctx.scaling = causal, scaling
         ctx.mark_non_differentiable(weight)
@@ -188,23 +213,58 @@ class _TwoParts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_out, _grad_weight):  # type: ignore[no-untyped-def]
-        (query, key, value, keys, values, gate, padding, mask, out, total, weight, local, recalled) = (
-            ctx.saved_tensors
-        )
+        (
+            query,
+            key,
+            value,
+            keys,
+            values,
+            gate,
+            padding,
+            mask,
+            out,
+            total,
+            weight,
+            local,
+            recalled,
+        ) = ctx.saved_tensors
         grad_out = grad_out.contiguous()
         d_query, d_key, d_value = lse.attend_backward(
             grad_out, query, key, value, out, total, mask, ctx.causal, ctx.scaling
         )
         d_query_mem, d_keys, d_values = lse.attend_backward(
-            grad_out, query, keys, values, out, total - gate.float().view(1, -1, 1), padding, False, ctx.scaling
+            grad_out,
+            query,
+            keys,
+            values,
+            out,
+            total - gate.float().view(1, -1, 1),
+            padding,
+            False,
+            ctx.scaling,
         )
         change = (grad_out * (torch.nan_to_num(recalled) - local)).sum(-1).float()  # (B, H, T)
         d_gate = (change * weight * (1 - weight)).sum((0, 2)).to(gate.dtype)
-        return d_query + d_query_mem, d_key, d_value, d_keys, d_values, d_gate, None, None, None, None
+        return (
+            d_query + d_query_mem,
+            d_key,
+            d_value,
+            d_keys,
+            d_values,
+            d_gate,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _merge(
-    local: torch.Tensor, lse_local: torch.Tensor, recalled: torch.Tensor, lse_mem: torch.Tensor, gate: torch.Tensor
+    local: torch.Tensor,
+    lse_local: torch.Tensor,
+    recalled: torch.Tensor,
+    lse_mem: torch.Tensor,
+    gate: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     weight = torch.sigmoid(lse_mem + gate.float().view(1, -1, 1) - lse_local)  # (B, H, T)
     # A row without any visible key has lse -inf, weight 0 and an undefined output: 0 * nan is nan.
@@ -235,7 +295,12 @@ def _like_batch(placed: PlacedKV, query: torch.Tensor) -> PlacedKV:
 
 @torch.no_grad()
 def _record(
-    memory: RecalledMemory, layer: int, query: torch.Tensor, placed: PlacedKV, weight: torch.Tensor, scaling: float
+    memory: RecalledMemory,
+    layer: int,
+    query: torch.Tensor,
+    placed: PlacedKV,
+    weight: torch.Tensor,
+    scaling: float,
 ) -> None:
     memory.mass[layer] = weight.detach().mean(1)  # (B, T)
     if not memory.trace_chunks:
@@ -247,5 +312,5 @@ def _record(
     if placed.padding is not None:
         logits = logits + placed.padding[:, 0].float()
     share = (F.softmax(logits, dim=-1) * weight[:, :, -1:]).mean(1)  # (B, M)
-    parts = share.split(memory.chunk_tokens, dim=-1)
+    parts = torch.split(share, memory.chunk_tokens, dim=-1)
     memory.chunk_mass[layer] = torch.stack([part.sum(-1) for part in parts], dim=-1)

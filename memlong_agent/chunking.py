@@ -150,7 +150,7 @@ class _Packer:
     """Fills chunks greedily with spans; every chunk is tokenized as a whole before it leaves.
 
     Counts of single spans only estimate the chunk's count (tokens may join or part at the seams),
-    so an overfull chunk gives spans back, and a lone overfull span is cut.
+    so an overfull chunk gives some back.
     """
 
     def __init__(
@@ -228,15 +228,15 @@ class _Packer:
             self._waiting.appendleft(taken.pop())
 
     def _shrink(self, taken: list[_Span], size: int) -> None:
-        """Give back enough of a chunk that counts `size` tokens; the first span stays, if cut."""
-        if len(taken) == 1:
-            taken[0], rest = self._cut(taken[0], taken[0].tokens * self._chunk_tokens // size)
-            self._waiting.appendleft(rest)
+        """Give back the end of a chunk of `size` tokens; a span is cut where half would go."""
         estimate = sum(span.tokens for span in taken)
-        fits = estimate * self._chunk_tokens // size
-        while estimate > fits and len(taken) > 1:
+        fits = estimate * self._chunk_tokens // size  # below the estimate: size is too large
+        while estimate > fits:
             estimate -= taken[-1].tokens
             self._waiting.appendleft(taken.pop())
+        if not taken or (2 * estimate < fits and len(self._waiting[0].text) > 1):
+            head, self._waiting[0] = self._cut(self._waiting[0], fits - estimate)
+            taken.append(head)
 
     def _cut(self, span: _Span, room: int) -> list[_Span]:
         """Two spans, the first of about `room` tokens."""

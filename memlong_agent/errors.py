@@ -1,15 +1,15 @@
 """Everything that can go wrong, as a tree. Every message ends with what to do.
 
-    MemLongError
-    ├── ConfigError               a setting, an argument or an input text is wrong (also ValueError)
-    ├── ContextOverflowError      prompt + max_tokens do not fit the window (also ValueError)
-    ├── UnsupportedModelError     a model that cannot be found, loaded or given a memory
-    ├── IncompatibleMemoryError   the bank was written by another model or embedder
-    ├── MemoryNotFoundError       no memory with this id (also KeyError)
-    └── StoreError                the bank folder cannot be read or written
-        ├── StoreVersionError     written by a newer or an older version of memlong-agent
-        ├── StoreCorruptError     a file is damaged: names it, what was expected and what was found
-        └── StoreLockedError      another process kept the bank busy past the timeout
+MemLongError
+├── ConfigError               a setting, an argument or an input text is wrong (also ValueError)
+├── ContextOverflowError      prompt + max_tokens do not fit the window (also ValueError)
+├── UnsupportedModelError     a model that cannot be found, loaded or given a memory
+├── IncompatibleMemoryError   the bank was written by another model or embedder
+├── MemoryNotFoundError       no memory with this id (also KeyError)
+└── StoreError                the bank folder cannot be read or written
+    ├── StoreVersionError     written by a newer or an older version of memlong-agent
+    ├── StoreCorruptError     a file is damaged: names it, what was expected and what was found
+    └── StoreLockedError      another process kept the bank busy past the timeout
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ class Identity:
         names = sorted(set(self.parts) | set(other.parts))
         missing = "absent"
         return [
-            f"{name}: {self.parts.get(name, missing)} here, {other.parts.get(name, missing)} in the bank"
+            f"{name}: {self.parts.get(name, missing)} here, "
+            f"{other.parts.get(name, missing)} in the bank"
             for name in names
             if self.parts.get(name) != other.parts.get(name)
         ]

@@ -31,7 +31,7 @@ class MemoryLayout:
 
     @classmethod
     def memlong(cls, layers: int, memory_layer: int | None = None) -> Self:
-        """One memory layer (default `layers // 2 - 1`), read by up to 4 evenly spaced layers above."""
+        """One memory layer (default `layers // 2 - 1`), read by up to 4 evenly spaced layers."""
         m = layers // 2 - 1 if memory_layer is None else memory_layer
         above = layers - 1 - m
         if m < 0 or above < 1:

@@ -1,4 +1,4 @@
-"""Attention that also returns its log-sum-exp: fused kernels where they are right, plain torch else.
+"""Attention that also returns its log-sum-exp: by fused kernels where right, else plain torch.
 
 `F.scaled_dot_product_attention` hides the log-sum-exp that merging two softmax parts needs, so the
 operators below it are called here, behind one signature. Which operator serves a device, dtype and
@@ -63,7 +63,8 @@ def plain(
         logits = logits + mask.float()
     if causal:
         logits = logits.masked_fill(
-            torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1), float("-inf")
+            torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1),
+            float("-inf"),
         )
     total = logits.logsumexp(-1)  # (B, H, T)
     out = torch.exp(logits - total.unsqueeze(-1)) @ value.float()
@@ -124,7 +125,13 @@ def _cpu(
         out, total = fused(packed, key, value, 0.0, False, attn_mask=wide, scale=scaling)
         return out.reshape(batch, heads, 1, dim), total.reshape(batch, heads, 1)
     out, total = fused(
-        query, _repeat(key, query), _repeat(value, query), 0.0, causal, attn_mask=mask, scale=scaling
+        query,
+        _repeat(key, query),
+        _repeat(value, query),
+        0.0,
+        causal,
+        attn_mask=mask,
+        scale=scaling,
     )
     return out, total.view(batch, heads, queries)
 
@@ -197,6 +204,9 @@ def _agrees(kernel: Kernel, device: str, dtype: torch.dtype, dim: int, masked: b
             return False
         want = plain(query, key, value, mask, causal, dim**-0.5)
         tolerance = _TOLERANCE.get(dtype, 5e-2)
-        if not all(torch.allclose(a.float(), b.float(), atol=tolerance) for a, b in zip(got, want, strict=True)):
+        if not all(
+            torch.allclose(a.float(), b.float(), atol=tolerance)
+            for a, b in zip(got, want, strict=True)
+        ):
             return False
     return True

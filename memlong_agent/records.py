@@ -66,4 +66,4 @@ class Reply(Frozen):
     memory_ids: tuple[str, ...] = ()
     """Memories written by this turn."""
     prompt_ids: tuple[int, ...] = Field(default=(), repr=False)
-    """Token ids that were in the live window when the reply began; recalled K/V are not among them."""
+    """Token ids of the live window when the reply began; recalled K/V are not among them."""

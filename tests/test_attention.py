@@ -19,9 +19,14 @@ def _tensors(kv_heads: int) -> list[torch.Tensor]:
 
 
 def _dense_reference(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, gate: torch.Tensor
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    gate: torch.Tensor,
 ) -> torch.Tensor:
-    """One head and one query at a time, as the paper's code does it, with `+ g_h` on memory logits."""
+    """One head and one query at a time, as the paper's code does, `+ g_h` on memory logits."""
     out = torch.zeros(B, H, T, D)
     group = H // key.shape[1]
     for b in range(B):
@@ -65,7 +70,9 @@ def test_a_row_without_memory_in_a_batch_gets_plain_attention() -> None:
     query, key, value, keys, values, gate = (tensor.detach() for tensor in _tensors(4))
     padding = torch.zeros(B, 1, 1, M)
     padding[1] = float("-inf")
-    got, weight = merged(query, key, value, PlacedKV(keys, values, padding), gate, None, True, SCALING)
+    got, weight = merged(
+        query, key, value, PlacedKV(keys, values, padding), gate, None, True, SCALING
+    )
     alone, _ = lse.attend(query, key, value, None, True, SCALING)
     assert torch.equal(got[1], alone[1])
     assert bool((weight[1] == 0).all()) and bool((weight[0] > 0).all())

@@ -76,6 +76,15 @@ def test_a_stream_is_cut_like_the_whole_string(text, cuts):
     assert list(document_sections(iter(parts), None, WHEN, by_byte, 64)) == whole
 
 
+def test_a_block_that_ends_with_a_full_span_is_no_border():
+    longest = 4 * 64  # characters of a span
+    words = ("ab " * longest)[: longest - 1] + "a"
+    text = "x" * (65_536 - longest) + words + "bc def. " * 10  # a block is 65,536 characters
+    assert bodies(document_sections(text, "b", WHEN, by_byte, 64)) == bodies(
+        document_sections([text], "b", WHEN, by_byte, 64)
+    )
+
+
 def test_a_stream_longer_than_a_block_is_cut_like_the_whole_string():
     text = PROSE * 20  # 150 kB: the scanner refills its buffer twice
     lines = text.splitlines(keepends=True)
@@ -129,6 +138,13 @@ def test_a_chunk_inside_the_reply_is_headed_assistant_and_repeats_no_label():
     assert "Assistant:" not in chunks[1].body
 
 
+def test_a_reply_cut_twice_has_its_label_once():
+    chunks = exchange_chunks([("user", "Hi."), ("assistant", "a " + "b" * 300)], WHEN, by_byte, 128)
+    assert chunks[0].body.startswith("Hi.\nAssistant: a bbb")
+    assert len(chunks[0].token_ids) > 120
+    assert "".join(chunk.body for chunk in chunks).count("Assistant") == 1
+
+
 def test_times_are_written_in_utc_minutes():
     tokyo = datetime(2026, 11, 21, 0, 30, tzinfo=timezone(timedelta(hours=9)))
     assert exchange_chunks([("user", "Hi.")], tokyo, by_byte, 128)[0].header.startswith(
@@ -165,11 +181,22 @@ def test_document_headers(source, header):
 
 
 def test_chunks_end_at_sentences_not_at_wrapped_lines_or_titles():
-    ends = [body[-2:] for body in bodies(document_sections(PROSE, "b", WHEN, by_word, 96))]
-    assert set(ends) <= {"? ", "\n\n", "!\n"}
+    for size in range(72, 120, 4):
+        ends = {body[-2:] for body in bodies(document_sections(PROSE, "b", WHEN, by_word, size))}
+        assert ends <= {". ", "? ", "” ", "\n\n", "!\n"}
     body = "He met Mr. Dorrit of the Marshalsea. " * 4
     for chunk in bodies(document_sections(body, "b", WHEN, by_word, 24)):
         assert chunk.endswith("Marshalsea. ")
+
+
+def test_wrapped_lines_are_known_across_blocks():
+    """A line's beginning may lie in the block before; forgetting it made its end a border."""
+    for size in range(48, 96, 3):
+        filled = 65_536 // (4 * size) * 4 * size  # whole spans in the first block
+        text = "x" * filled + "then she\nwent home and slept. " * 20
+        assert bodies(document_sections(text, "b", WHEN, by_byte, size)) == bodies(
+            document_sections([text], "b", WHEN, by_byte, size)
+        )
 
 
 def test_a_long_sentence_is_cut_at_whitespace_and_a_long_word_at_characters():

@@ -30,9 +30,8 @@ def stats(target: Target) -> None:
         emit({"bank": target.bank, "owners": owners})
     elif owners:
         rows = [
-            (str(row["name"]), str(row["kind"]), str(row["tenant"]))
-            + tuple(f"{row[name]:,}" for name in _COUNTS)
-            for row in owners
+            (owner.name, owner.kind, owner.tenant, *(f"{getattr(kept, n):,}" for n in _COUNTS))
+            for owner, kept in found.items()
         ]
         table(rows, "Owner", "Kind", "Tenant", ">Memories", ">Chunks", ">Tokens", ">Bytes")
     else:

@@ -34,9 +34,7 @@ _HELP = """\
 _LISTED = 50
 
 
-@click.command(
-    epilog="\b\nExample:\n  memlong chat --user anna\n  echo 'Where is my key?' | memlong chat"
-)
+@click.command(epilog="\b\nExample:\n  memlong chat --user anna\n  memlong chat < questions.txt")
 @common("user", "session")
 @click.option("--no-memory", is_flag=True, help="Recall nothing.")
 @click.option("--no-write", is_flag=True, help="Remember nothing of what is said.")
@@ -44,9 +42,7 @@ _LISTED = 50
 @click.option("--max-tokens", metavar="N", type=int, help="Most tokens of a reply; default: 256.")
 @click.option("--temperature", metavar="X", type=float, help="0, the default, is greedy.")
 @click.option("--seed", metavar="N", type=int, help="Of the sampling above temperature 0.")
-def chat(
-    target: Target, no_memory: bool, no_write: bool, system: str, **sampling: float | None
-) -> None:
+def chat(target: Target, no_memory: bool, no_write: bool, system: str, **sampling: Any) -> None:
     """Talk with a model that remembers; /help inside tells more.
 
     Replies appear as they are made. Standard input may be a pipe: each line is a turn. With --json

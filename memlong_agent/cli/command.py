@@ -23,17 +23,23 @@ INTERRUPTED = 130  # what shells give a process that Ctrl-C ended: 128 + SIGINT
 class Commands(click.Group):
     """A group whose errors are one line each, never a traceback."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order a user meets them, not by the alphabet."""
+        return list(self.commands)
+
+    def main(  # type: ignore[override]  # click types it by overloads on standalone_mode
+        self, args: Any = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
         """Run and exit; with `standalone_mode=False` return or raise as click does."""
+        extra["prog_name"] = self.name  # also under `python -m memlong_agent`
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, standalone_mode=False, **extra)
         # A memory may hold characters that the terminal's encoding lacks.
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
-        extra["prog_name"] = self.name  # also under `python -m memlong_agent`
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(args, standalone_mode=False, **extra)
         except click.Abort:
             code = INTERRUPTED
         except click.ClickException as exc:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ class TextReader:
 def opened(path: str) -> Iterator[TextReader]:
     """A file, or standard input for `-`. Raises OSError when it cannot be read."""
     if path == "-":
-        yield TextReader(click.get_binary_stream("stdin"), "standard input")
+        yield TextReader(sys.stdin.buffer, "standard input")
         return
     with Path(path).open("rb") as file:
         yield TextReader(file, click.format_filename(path))
@@ -65,7 +66,7 @@ def opened(path: str) -> Iterator[TextReader]:
 def stdin_lines() -> Iterator[str]:
     """The lines of standard input as they arrive."""
     offset = 0
-    for raw in click.get_binary_stream("stdin"):
+    for raw in sys.stdin.buffer:
         try:
             text = raw.decode()
         except UnicodeDecodeError as exc:

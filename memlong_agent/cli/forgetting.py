@@ -8,17 +8,16 @@ from memlong_agent.cli.options import Target, common
 from memlong_agent.cli.output import counted, emit, plain
 
 
-@click.command(
-    epilog="\b\nExample:\n  memlong forget 0f3c5a...\n  memlong forget --all --user anna"
-)
+@click.command(epilog="\b\nExample:\n  memlong forget 0f3c5a...\n  memlong forget --all --user me")
 @common("user", "narrow")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All memories of the user or session.")
 @click.option("--yes", is_flag=True, help="Do not ask before --all.")
 def forget(target: Target, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
-    """Forget memories by ID: their text, vectors, keys and values are deleted.
+    """Forget memories by ID, or --all of them.
 
-    When one ID is unknown, nothing is forgotten. `memlong list` shows the IDs.
+    Their text, vectors, keys and values are deleted. When one ID is unknown, nothing is forgotten.
+    `memlong list` shows the IDs.
     """
     if bool(ids) == everything:
         raise click.UsageError("Give one ID or more, or --all.")
@@ -37,10 +36,8 @@ def forget(target: Target, ids: tuple[str, ...], everything: bool, yes: bool) ->
 
 
 def _confirm(target: Target) -> None:
-    whose = (
-        f"session {target.session!r} of {target.user!r}" if target.session else repr(target.user)
-    )
-    question = f"Forget all memories of {whose} in {target.bank}?"
+    where = f" in session {target.session!r}" if target.session else ""
+    question = f"Forget all memories of {target.user!r}{where}, bank {target.bank}?"
     if not click.confirm(plain(question), err=True):
         click.echo("Nothing was forgotten.", err=True)
         raise click.exceptions.Exit(1)

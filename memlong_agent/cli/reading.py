@@ -11,16 +11,14 @@ from memlong_agent.cli.options import Target, common
 from memlong_agent.cli.output import counted, emit, memory_table, plain, progress, recall_table
 
 
-@click.command(
-    epilog="\b\nExample:\n  memlong add notes.md\n  git log | memlong add - --source log"
-)
+@click.command(epilog="\b\nExample:\n  memlong add notes.md\n  git log | memlong add -")
 @common("user", "session")
 @click.argument("file")
 @click.option("--source", metavar="NAME", help="Where the text is from; default: the file's name.")
 def add(target: Target, file: str, source: str | None) -> None:
-    """Remember FILE, a text in UTF-8 (txt, md, ...); - is standard input.
+    """Remember FILE, a text; - is standard input.
 
-    It is read as a stream, so that its size does not matter. Adding the same text again writes
+    It is UTF-8 (txt, md, ...) and is read as a stream. Adding the same text again writes
     nothing twice, and goes on where an interrupted call stopped.
     """
     if source is None and file != "-":

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,7 +23,7 @@ _AS_RELEASED = "as released"
 @click.option("--batch-rows", type=int, show_default=_AS_RELEASED, help="Dialogues a step.")
 @click.option("--threads", type=click.IntRange(min=1), show_default="torch's", help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="The scores as JSON on standard output.")
-def train(out: str, threads: int | None, as_json: bool, **settings: int | None) -> None:
+def train(out: str, threads: int | None, as_json: bool, **settings: Any) -> None:
     """Train memlong-tiny into DIR, on dialogues that this package makes.
 
     A line of progress appears on standard error at every checkpoint. A second call with the same
@@ -31,8 +32,9 @@ def train(out: str, threads: int | None, as_json: bool, **settings: int | None) 
     from memlong_agent.training.train import TrainSettings
     from memlong_agent.training.train import train as run
 
+    given = {name: value for name, value in settings.items() if value is not None}
     with _log_lines():
-        scores = run(Path(out), TrainSettings().replace(**settings), threads=threads)
+        scores = run(Path(out), TrainSettings(**given), threads=threads)
     if as_json:
         emit({"out": out, "scores": scores})
         return

@@ -8,7 +8,7 @@ decided upstairs. Thread-safe: requests share weights and nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,11 @@ class Recalled:
     def chunk_pks(self) -> tuple[int, ...]:
         return tuple(hit.chunk.pk for hit in self.hits)
 
-    def records(self, chunk_mass: Sequence[float] = ()) -> tuple[Recall, ...]:
-        """Most relevant first; `chunk_mass` is in the order of the hits."""
-        masses = list(chunk_mass) or [None] * len(self.hits)
-        pairs = sorted(zip(self.hits, masses, strict=True), key=lambda pair: pair[0].rank)
+    def records(self, chunk_mass: Mapping[int, float]) -> tuple[Recall, ...]:
+        """Most relevant first; `chunk_mass` is by chunk key."""
         return tuple(
-            recall_record(hit.chunk, hit.score).replace(attention_mass=mass) for hit, mass in pairs
+            recall_record(hit.chunk, hit.score).replace(attention_mass=chunk_mass.get(hit.chunk.pk))
+            for hit in sorted(self.hits, key=lambda hit: hit.rank)
         )
 
 

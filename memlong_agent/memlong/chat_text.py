@@ -17,7 +17,8 @@ from memlong_agent.engine import Engine
 Message = tuple[str, str]  # role, content
 _ABSTAINS = re.compile(
     r"\W*(?:(?:i'?m )?sorry[,.!]? (?:but )?)?"
-    r"(?:i (?:do not|don'?t|can'?t|cannot) (?:know|recall|remember|have (?:any |that |this )?(?:information|memory|record))"
+    r"(?:i (?:do not|don'?t|can'?t|cannot) (?:know|recall|remember"
+    r"|have (?:any |that |this )?(?:information|memory|record))"
     r"|i'?m not (?:sure|aware)|you (?:have not|haven'?t|did not|didn'?t) (?:told|tell|mention))",
     re.IGNORECASE,
 )
@@ -43,7 +44,7 @@ class ChatText:
         return () if self._templated else (_PLAIN_STOP,)
 
     def prompt(self, system: str, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """Ids of what always stays (BOS, system prompt), and of the rest up to the reply's start."""
+        """Ids of what always stays (BOS, system prompt), and of the rest up to the reply."""
         text = self._render(system, messages, reply=True)
         head = self._head(system, text)
         return self._ids(head), self._ids(text[len(head) :])
@@ -61,7 +62,9 @@ class ChatText:
         turns += messages
         if not self._templated:
             lines = [f"{role.capitalize()}: {neutral(content)}\n" for role, content in turns]
-            return (self._tokenizer.bos_token or "") + "".join(lines) + ("Assistant:" if reply else "")
+            return (
+                (self._tokenizer.bos_token or "") + "".join(lines) + ("Assistant:" if reply else "")
+            )
         dicts = [{"role": role, "content": neutral(content)} for role, content in turns]
         try:
             rendered: str = self._tokenizer.apply_chat_template(

@@ -25,7 +25,7 @@ class Diagnosis(Frozen):
     tokens: int
     bank_bytes: int
     logit_difference: float
-    """Largest change of any next-token logit by one recalled chunk; 0 would mean memory is unused."""
+    """Largest change of any next-token logit by one recalled chunk; 0: memory is unused."""
 
     @property
     def healthy(self) -> bool:
@@ -38,7 +38,9 @@ def examine(engine: Engine) -> Diagnosis:
     problems = list(engine.bank.verify())
     moved = logit_difference(engine)
     if not moved > 0:
-        problems.append("Recalled memory does not change the logits. Train the model or choose another.")
+        problems.append(
+            "Recalled memory does not change the logits. Train the model or choose another."
+        )
     encoding, retrieval = engine.bank.identities()
     return Diagnosis(
         problems=tuple(problems),
@@ -54,9 +56,12 @@ def examine(engine: Engine) -> Diagnosis:
 
 @torch.no_grad()
 def logit_difference(engine: Engine) -> float:
-    """Largest absolute change of the next-token logits when one chunk is recalled for a question."""
+    """Largest change of a next-token logit when one chunk is recalled for a question."""
     chunks = exchange_chunks(
-        [("user", _TOLD)], datetime(2026, 1, 1, tzinfo=UTC), engine.tokenize, engine.settings.chunk_tokens
+        [("user", _TOLD)],
+        datetime(2026, 1, 1, tzinfo=UTC),
+        engine.tokenize,
+        engine.settings.chunk_tokens,
     )
     memory = engine.model.recall([kv for _, kv in engine.encode(chunks)], engine.placement)
     ids = torch.tensor(engine.tokenize([_ASKED]), device=engine.model.device)

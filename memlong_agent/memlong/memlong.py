@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -28,6 +31,7 @@ from memlong_agent.storage import Owner, OwnerStats
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
 _WINDOW = 4096
+_SESSIONS_KEPT = 256
 _TEXT_FORMAT = f"{PREAMBLE.strip()} v{CHUNKING_VERSION}"
 
 
@@ -75,11 +79,14 @@ class MemLong:
     ) -> None:
         if bank is None:
             raise ConfigError(
-                'MemLong needs a bank. Pass bank="./memory", or bank=":memory:" to keep nothing on disk.'
+                'MemLong needs a bank. Pass bank="./memory", or bank=":memory:" to keep nothing '
+                "on disk."
             )
         chosen = Settings(**settings)
         name = BUNDLED if model is None else model
-        loaded, tokenizer, policy = load_model(name, device=device, dtype=dtype, **(model_kwargs or {}))
+        loaded, tokenizer, policy = load_model(
+            name, device=device, dtype=dtype, **(model_kwargs or {})
+        )
         placement = _placement(loaded, chosen, chosen.position or policy)
         opened = MemoryBank.open(
             bank,
@@ -93,7 +100,13 @@ class MemLong:
         )
         self.engine = Engine(loaded, tokenizer, opened, chosen, placement)
         self._tenant, self._clock = tenant, clock
-        self._sessions: dict[tuple[str, str | None, str], Session] = {}
+        # A session in use is one object; the last ones stay for callers who ask anew each turn, and
+        # older ones resume from the bank.
+        self._sessions: WeakValueDictionary[tuple[str, str | None, str], Session] = (
+            WeakValueDictionary()
+        )
+        self._recent: deque[Session] = deque(maxlen=_SESSIONS_KEPT)
+        self._guard = threading.Lock()
 
     def session(self, session_id: str, user_id: str | None = None, *, system: str = "") -> Session:
         """The conversation `session_id` of `user_id`, resumed if the bank holds its last turns.
@@ -102,20 +115,32 @@ class MemLong:
         object. Raises ConfigError for empty ids.
         """
         if not session_id or user_id == "":
-            raise ConfigError("A session needs a non-empty session_id, and a user_id that is None or not empty.")
+            raise ConfigError(
+                "A session needs a non-empty session_id, and a user_id that is None or not empty."
+            )
         key = (session_id, user_id, system)
-        if key not in self._sessions:
-            owner = self._owner(user_id, session_id)
-            self._sessions.setdefault(key, Session(self.engine, owner, session_id, system, self._clock))
-        return self._sessions[key]
+        with self._guard:
+            session = self._sessions.get(key)
+            if session is None:
+                owner = self._owner(user_id, session_id)
+                session = Session(self.engine, owner, session_id, system, self._clock)
+                self._sessions[key] = session
+                self._recent.append(session)
+        return session
 
     def memories(self, *, user_id: str | None = None, session_id: str | None = None) -> Memories:
         """The memories of a user, or of a session without a user."""
         if user_id is None and session_id is None:
-            raise ConfigError("Whose memories? Pass user_id, or session_id for a session without a user.")
-        return Memories(self.engine, self._owner(user_id, session_id or ""), self._clock, session_id=session_id)
+            raise ConfigError(
+                "Whose memories? Pass user_id, or session_id for a session without a user."
+            )
+        return Memories(
+            self.engine, self._owner(user_id, session_id or ""), self._clock, session_id=session_id
+        )
 
-    def generate(self, prompt: str | Sequence[tuple[str, str]], *, system: str = "", **sampling: Any) -> Reply:
+    def generate(
+        self, prompt: str | Sequence[tuple[str, str]], *, system: str = "", **sampling: Any
+    ) -> Reply:
         """A reply without any session: nothing is recalled and nothing is written.
 
         `prompt` is the user's text, or `(role, content)` messages. Raises ContextOverflowError when
@@ -128,11 +153,15 @@ class MemLong:
         limit = self.engine.placement.window_tokens
         if len(prefix) + len(rest) + settings.max_tokens > limit:
             raise ContextOverflowError(
-                f"The prompt has {len(prefix) + len(rest)} tokens and max_tokens is {settings.max_tokens}, together "
-                f"more than the window of {limit}. Shorten one, raise window_tokens, or use a session."
+                f"The prompt has {len(prefix) + len(rest)} tokens and max_tokens is "
+                f"{settings.max_tokens}, together more than the window of {limit}. Shorten one, "
+                "raise window_tokens, or use a session."
             )
         window = LiveWindow(prefix, rest, limit)
-        ids, reply = tuple(window.ids), ReplyText(self.engine.tokenizer, (*settings.stop, *text.stop))
+        ids, reply = (
+            tuple(window.ids),
+            ReplyText(self.engine.tokenizer, (*settings.stop, *text.stop)),
+        )
         decoder = Decoder(
             self.engine.model, self.engine.placement.start, window, None, Sampler(settings),
             self.engine.stop_ids, settings.max_tokens, lambda generated: None,
@@ -144,7 +173,12 @@ class MemLong:
         reply.finish()
         usage = Usage(prompt_tokens=len(ids), completion_tokens=len(decoder.generated))
         ended = decoder.stopped or reply.stopped
-        return Reply(text=reply.text.strip(), finish_reason="stop" if ended else "length", usage=usage, prompt_ids=ids)
+        return Reply(
+            text=reply.text.strip(),
+            finish_reason="stop" if ended else "length",
+            usage=usage,
+            prompt_ids=ids,
+        )
 
     def stats(self) -> dict[Owner, OwnerStats]:
         """Memories, chunks, tokens and bytes by owner."""
@@ -156,14 +190,17 @@ class MemLong:
 
     def close(self) -> None:
         """Let go of the bank. Calls after this raise StoreError."""
-        self._sessions.clear()
+        self._recent.clear()
         self.engine.bank.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -183,13 +220,15 @@ def _placement(model: MemoryModel, settings: Settings, policy: PositionPolicy) -
     reach = placement.start + window
     if reach > limit:
         raise ConfigError(
-            f"window_tokens={window} with {span} recalled tokens placed {policy!r} reaches position {reach}, "
-            f"but the model's limit is {limit}. Lower window_tokens, top_k or chunk_tokens."
+            f"window_tokens={window} with {span} recalled tokens placed {policy!r} reaches "
+            f"position {reach}, but the model's limit is {limit}. Lower window_tokens, top_k or "
+            "chunk_tokens."
         )
     slides = sliding_window(config)
     if slides is not None and window + span > slides:
         raise ConfigError(
-            f"Every layer of this model slides over {slides} tokens, but window_tokens={window} and "
-            f"{span} recalled tokens need {window + span}. Lower window_tokens, top_k or chunk_tokens."
+            f"Every layer of this model slides over {slides} tokens, but window_tokens={window} "
+            f"and {span} recalled tokens need {window + span}. Lower window_tokens, top_k or "
+            "chunk_tokens."
         )
     return placement

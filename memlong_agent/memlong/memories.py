@@ -1,4 +1,4 @@
-"""An owner's memories: add, search, get, list, update, delete, clear. No model call decides anything.
+"""An owner's memories: add, search, get, list, update, delete, clear. No generation call.
 
 In: texts, documents, messages. Out: records. A document is read section by section in bounded
 memory; what was written stays written when reading stops half-way, and reading it again goes on.
@@ -26,9 +26,11 @@ _ROLES = ("user", "assistant")
 
 
 class Memories:
-    """What one owner remembers. `session_id` is where new memories belong, and `clear`'s default."""
+    """What one owner remembers. `session_id` is where new memories belong."""
 
-    def __init__(self, engine: Engine, owner: Owner, clock: Clock, *, session_id: str | None = None) -> None:
+    def __init__(
+        self, engine: Engine, owner: Owner, clock: Clock, *, session_id: str | None = None
+    ) -> None:
         self._engine, self._owner, self._clock = engine, owner, clock
         self._session_id = session_id
 
@@ -74,12 +76,14 @@ class Memories:
         """One memory. Raises MemoryNotFoundError."""
         return self._engine.bank.get(self._owner, memory_id)
 
-    def list(self, *, limit: int | None = None, session_id: str | None = None) -> builtins.list[Memory]:
+    def list(
+        self, *, limit: int | None = None, session_id: str | None = None
+    ) -> builtins.list[Memory]:
         """Memories of all the owner's sessions, or of one, newest first."""
         return self._engine.bank.list(self._owner, session_id, limit)
 
     def update(self, memory_id: str, text: str) -> Memory:
-        """Replace text, K/V, vector and time of a memory; its id stays. Raises MemoryNotFoundError."""
+        """Replace text, K/V, vector and time; the id stays. Raises MemoryNotFoundError."""
         old = self._engine.bank.get(self._owner, memory_id)
         text = clean_text(text)
         if old.source is None:
@@ -91,7 +95,7 @@ class Memories:
         return self._engine.bank.update(self._owner, memory_id, draft)
 
     def delete(self, memory_id: str | Sequence[str]) -> int:
-        """Forget one memory or several; returns how many. Raises MemoryNotFoundError, then none goes."""
+        """Forget one or several, all or none; returns how many. Raises MemoryNotFoundError."""
         ids = [memory_id] if isinstance(memory_id, str) else builtins.list(memory_id)
         return self._engine.bank.delete(self._owner, ids)
 
@@ -126,21 +130,27 @@ class Memories:
         written: builtins.list[Memory] = []
         done = 0
         for batch in _batches(self._sections(text, source)):
-            drafts = [
-                self._section(chunks, source, ordinal, extra) for ordinal, chunks in batch
-            ]
+            drafts = [self._section(chunks, source, ordinal, extra) for ordinal, chunks in batch]
             written += self._engine.bank.add(self._owner, drafts).memories
             done += sum(len(draft.text) for draft in drafts)
             if on_progress is not None:
                 on_progress(done)
         return written
 
-    def _sections(self, text: Iterable[str], source: str | None) -> Iterator[builtins.list[ChunkText]]:
+    def _sections(
+        self, text: Iterable[str], source: str | None
+    ) -> Iterator[builtins.list[ChunkText]]:
         engine = self._engine
-        return document_sections(text, source, self._clock(), engine.tokenize, engine.settings.chunk_tokens)
+        return document_sections(
+            text, source, self._clock(), engine.tokenize, engine.settings.chunk_tokens
+        )
 
     def _section(
-        self, chunks: Sequence[ChunkText], source: str | None, ordinal: int | None, extra: Mapping[str, Any]
+        self,
+        chunks: Sequence[ChunkText],
+        source: str | None,
+        ordinal: int | None,
+        extra: Mapping[str, Any],
     ) -> Draft:
         return Draft(
             role="document",
@@ -178,7 +188,8 @@ def _messages(parts: Sequence[Any]) -> builtins.list[tuple[str, str]]:
         role = part.get("role") if isinstance(part, Mapping) else None
         if role not in _ROLES or not isinstance(part.get("content"), str):
             raise ConfigError(
-                f"{part!r} is not a message. Pass dictionaries with role (user or assistant) and content."
+                f"{part!r} is not a message. Pass dictionaries with role (user or assistant) and "
+                "content."
             )
         said.append((str(role), clean_text(part["content"])))
     if not said:

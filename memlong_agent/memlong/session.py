@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from memlong_agent.attention import RecalledMemory
 from memlong_agent.chunking import clean_text, exchange_chunks
@@ -30,7 +30,9 @@ _QUERY_TAIL = 64  # generated tokens that join the question when recalling again
 class Session:
     """One conversation. Made by :meth:`memlong_agent.MemLong.session`; safe to share by threads."""
 
-    def __init__(self, engine: Engine, owner: Owner, session_id: str, system: str, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, owner: Owner, session_id: str, system: str, clock: Clock
+    ) -> None:
         self.id = session_id
         self.memories = Memories(engine, owner, clock, session_id=session_id)
         self._engine, self._owner, self._system, self._clock = engine, owner, system, clock
@@ -39,13 +41,20 @@ class Session:
         self._order = FairLock()
 
     def chat(
-        self, text: str, *, memory: bool = True, write: bool = True, message_id: str | None = None, **sampling: Any
+        self,
+        text: str,
+        *,
+        memory: bool = True,
+        write: bool = True,
+        message_id: str | None = None,
+        **sampling: Any,
     ) -> Reply:
         """One turn: answer `text` from the live window and from memory, and remember the exchange.
 
-        `memory=False` recalls nothing; `write=False` leaves no trace of this turn in the bank or in
-        the live window. `sampling` are fields of `Sampling` (max_tokens 256, temperature 0, top_p,
-        sample_top_k, seed, stop). With `message_id` a repeated call does not write twice.
+        `memory=False` recalls nothing; `write=False` writes nothing of this turn into the bank
+        (what was recalled is still counted) nor into the live window. `sampling` are fields of
+        `Sampling` (max_tokens 256, temperature 0, top_p, sample_top_k, seed, stop). With
+        `message_id` a repeated call does not write twice.
         Raises ConfigError for an empty text or a misspelt setting, StoreError when the bank fails.
         """
         stream = self.stream(text, memory=memory, write=write, message_id=message_id, **sampling)
@@ -54,7 +63,13 @@ class Session:
         return stream.reply
 
     def stream(
-        self, text: str, *, memory: bool = True, write: bool = True, message_id: str | None = None, **sampling: Any
+        self,
+        text: str,
+        *,
+        memory: bool = True,
+        write: bool = True,
+        message_id: str | None = None,
+        **sampling: Any,
     ) -> Stream:
         """The same turn, piece by piece; arguments and errors as in :meth:`chat`."""
         settings = Sampling(**_as_tuple(sampling))
@@ -63,11 +78,12 @@ class Session:
 
     def _run(self, turn: _Turn) -> Generator[str, None, Reply]:
         with self._order.held():
-            history = self._resumed()
+            history = list(self._resumed())
             window = self._window(history, turn)
             try:
                 if turn.memory:
                     turn.recalled = self._recall(turn, window)
+                first = turn.recalled.chunk_pks
                 decoder = self._decoder(turn, window)
                 reply = ReplyText(self._engine.tokenizer, (*turn.sampling.stop, *self._text.stop))
                 prompt_ids = tuple(window.ids)
@@ -78,6 +94,7 @@ class Session:
                         break
                 if piece := reply.finish():
                     yield piece
+                turn.chunk_mass = dict(zip(first, decoder.chunk_mass, strict=False))
                 said = reply.text.strip()
                 written = self._finish(turn, said)
             except BaseException:
@@ -85,8 +102,10 @@ class Session:
                 raise
             if turn.write:
                 self._messages = [*history, ("user", turn.text), ("assistant", said)]
-            finished = "stop" if decoder.stopped or reply.stopped else "length"
-            return turn.reply(self.id, said, finished, decoder, window, prompt_ids, written)
+            ended = decoder.stopped or reply.stopped
+            return turn.reply(
+                self.id, said, "stop" if ended else "length", decoder, window, prompt_ids, written
+            )
 
     def _resumed(self) -> list[Message]:
         """The live messages; on first use the session's last turns, up to `resume_tokens`."""
@@ -149,14 +168,20 @@ class Session:
         turn.marks |= {hit.chunk.pk: (hit.rank, hit.score) for hit in recalled.hits}
         return recalled
 
-    def _refreshed(self, turn: _Turn, window: LiveWindow, generated: Sequence[int]) -> RecalledMemory | None:
+    def _refreshed(
+        self, turn: _Turn, window: LiveWindow, generated: Sequence[int]
+    ) -> RecalledMemory | None:
         """Memory for a rebuilt window: what the rebuild dropped can be recalled in its place."""
         if not turn.memory:
             return None
         if window.dropped > turn.written_dropped:
             turn.written_dropped = window.dropped
-            self._write_pending(turn, self._engine.tokenizer.decode(list(generated), skip_special_tokens=True))
-        tail = self._engine.tokenizer.decode(list(generated[-_QUERY_TAIL:]), skip_special_tokens=True)
+            self._write_pending(
+                turn, self._engine.tokenizer.decode(list(generated), skip_special_tokens=True)
+            )
+        tail = self._engine.tokenizer.decode(
+            list(generated[-_QUERY_TAIL:]), skip_special_tokens=True
+        )
         found = self._recall(turn, window, f"\n{tail}")
         if found.chunk_pks != turn.recalled.chunk_pks:
             turn.recalled = found
@@ -177,8 +202,10 @@ class Session:
         if turn.write:
             written = bank.finish_turn(self._owner, turn.id, self._draft(turn, reply))
         if turn.marks:
-            mass = dict(zip(turn.recalled.chunk_pks, turn.chunk_mass, strict=False))
-            marks = [(pk, rank, score, mass.get(pk)) for pk, (rank, score) in turn.marks.items()]
+            marks = [
+                (pk, rank, score, turn.chunk_mass.get(pk))
+                for pk, (rank, score) in turn.marks.items()
+            ]
             bank.mark(self._owner, turn.id, marks)
         return written
 
@@ -212,9 +239,9 @@ class _Turn:
     sampling: Sampling
     at: datetime
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    recalled: Recalled = Recalled((), None)
+    recalled: Recalled = field(default_factory=lambda: Recalled((), None))
     marks: dict[int, tuple[int, float]] = field(default_factory=dict)  # chunk pk -> rank, score
-    chunk_mass: list[float] = field(default_factory=list)
+    chunk_mass: dict[int, float] = field(default_factory=dict)  # chunk pk -> of the first prefill
     overflowed: int = 0
     written_dropped: int = 0
 
@@ -222,7 +249,7 @@ class _Turn:
         self,
         session_id: str,
         text: str,
-        finished: str,
+        finished: Literal["stop", "length"],
         decoder: Decoder,
         window: LiveWindow,
         prompt_ids: tuple[int, ...],
@@ -238,7 +265,7 @@ class _Turn:
         )
         return Reply(
             text=text,
-            recalled=self.recalled.records(decoder.chunk_mass),
+            recalled=self.recalled.records(self.chunk_mass),
             attention_mass=decoder.attention_mass,
             finish_reason=finished,
             usage=usage,

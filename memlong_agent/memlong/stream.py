@@ -36,7 +36,7 @@ class Stream(Iterator[str]):
 
     @property
     def reply(self) -> Reply:
-        """The finished reply. Raises MemLongError while the stream has text left or was cancelled."""
+        """The finished reply. Raises MemLongError before the end and after a cancellation."""
         if self._reply is None:
             raise MemLongError("The reply is not finished. Iterate the stream to its end first.")
         return self._reply

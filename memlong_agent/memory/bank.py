@@ -260,6 +260,11 @@ class MemoryBank:
         """Memories, chunks, tokens and bytes by owner."""
         return self._storage.stats(owner)
 
+    def identities(self) -> tuple[Identity, Identity]:
+        """What K/V (model, tokenizer, ...) and vectors (embedder) of this bank depend on."""
+        encoding = self._storage.encoding_identity()
+        return encoding or Identity({}), self._embedder.identity
+
     def verify(self) -> builtins.list[str]:
         """One sentence for each thing that is wrong with the bank; reads every K/V file."""
         return self._storage.verify()

@@ -56,12 +56,10 @@ class OwnerIndex:
         events = self._storage.events_after(self._owner, index.last_event)
         if not events:
             return
-        # Keys are never used twice, so a chunk that was deleted does not come back.
-        deleted = {event.pk for event in events if event.op == "delete"}
-        added = {event.pk for event in events} - deleted
-        pks, vectors = self._storage.vectors_of(self._owner, sorted(added))
-        # A chunk may be there already, if it was added while the index was built.
-        index.remove(np.array(sorted(deleted | added), np.int64))
+        # Whatever was touched becomes what the bank has of it now: nothing, if it was deleted.
+        touched = sorted({event.pk for event in events})
+        pks, vectors = self._storage.vectors_of(self._owner, touched)
+        index.remove(np.array(touched, np.int64))
         if pks.size:
             index.add(pks, vectors)
         index.last_event = events[-1].seq

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import xxhash
@@ -49,12 +48,12 @@ def _weights_digest(model: MemoryModel) -> str:
     hasher = xxhash.xxh3_128()
     for name, tensor in _tensors(model):
         hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 
 def _tensors(model: MemoryModel) -> Iterator[tuple[str, torch.Tensor]]:
-    decoder: Any = model.lm.get_decoder()
+    decoder = model.decoder
     yield from _named(decoder.embed_tokens, "embed_tokens")
     wanted = model.layout.memory_layers
     for index in range(wanted[-1] + 1):

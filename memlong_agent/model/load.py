@@ -39,7 +39,9 @@ def load_model(
     (`device_map`, `quantization_config`, `revision`, `trust_remote_code`) go to transformers.
     Raises UnsupportedModelError for unknown names and architectures without full attention.
     """
-    hub = {key: model_kwargs[key] for key in ("revision", "trust_remote_code") if key in model_kwargs}
+    hub = {
+        key: model_kwargs[key] for key in ("revision", "trust_remote_code") if key in model_kwargs
+    }
     config = _read(AutoConfig, name, **hub)
     check_supported(config, str(name))
     register_attention()
@@ -70,8 +72,8 @@ def check_supported(config: PreTrainedConfig, name: str) -> None:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in _MOVING_ROPE:
         raise UnsupportedModelError(
-            f"{name} uses {rope!r} RoPE, whose frequencies change with the length, so recalled keys "
-            "cannot be placed. Use a checkpoint with default, linear, llama3 or yarn RoPE."
+            f"{name} uses {rope!r} RoPE, whose frequencies change with the length, so recalled "
+            "keys cannot be placed. Use a checkpoint with default, linear, llama3 or yarn RoPE."
         )
 
 
@@ -97,7 +99,9 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except ValueError as exc:
-        raise ConfigError(f"{path} is not valid JSON ({exc}). Train again or restore the file.") from exc
+        raise ConfigError(
+            f"{path} is not valid JSON ({exc}). Train again or restore the file."
+        ) from exc
     return found
 
 
@@ -121,7 +125,9 @@ def _memory_of(
         eligible = full_attention_layers(config) or range(config.num_hidden_layers)
         return MemoryLayout.per_layer(config.num_hidden_layers, list(eligible)), {}, "contiguous"
     readers = {int(layer): tuple(read) for layer, read in sidecar["readers"].items()}
-    gates = {int(layer): torch.tensor(gate, device=device) for layer, gate in sidecar["gates"].items()}
+    gates = {
+        int(layer): torch.tensor(gate, device=device) for layer, gate in sidecar["gates"].items()
+    }
     return MemoryLayout(sidecar["layout"], readers), gates, sidecar["position"]
 
 

@@ -72,20 +72,25 @@ class MemoryModel:
     def spec(self) -> KVSpec:
         """Shape and dtype of every chunk that this model writes."""
         config = self.lm.config
-        return KVSpec(self.layout.memory_layers, config.num_key_value_heads, self.head_dim, self.lm.dtype)
+        return KVSpec(
+            self.layout.memory_layers, config.num_key_value_heads, self.head_dim, self.lm.dtype
+        )
 
     @property
     def head_dim(self) -> int:
         config = self.lm.config
-        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        return int(
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
 
     @property
     def device(self) -> torch.device:
-        return self._decoder.embed_tokens.weight.device
+        return torch.device(self.decoder.embed_tokens.weight.device)
 
     @property
-    def _decoder(self) -> Any:
-        return self.lm.get_decoder()
+    def decoder(self) -> Any:
+        """The stack of layers below the head."""
+        return self.lm.get_decoder()  # type: ignore[no-untyped-call]
 
     def new_cache(self) -> DynamicCache:
         """An empty cache for one live window."""
@@ -97,7 +102,7 @@ class MemoryModel:
         Stops after the highest memory layer's projections: no upper layer, no head, no memory.
         Each value is a pair of `(B, H_kv, T, D)`. Differentiable; training and inference share it.
         """
-        decoder = self._decoder
+        decoder = self.decoder
         hidden = decoder.embed_tokens(ids)  # (B, T, hidden)
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         tables = decoder.rotary_emb(hidden, positions)
@@ -115,9 +120,9 @@ class MemoryModel:
 
     @torch.no_grad()
     def encode(self, chunks: Sequence[Sequence[int]], preamble: Sequence[int]) -> list[KVChunk]:
-        """K/V of each chunk, in order: `[preamble][chunk]` alone at positions 0.., preamble dropped.
+        """K/V of each chunk, in order: `[preamble][chunk]` at positions 0.., preamble dropped.
 
-        Batched by length; the padding stands right of the tokens, which causal attention cannot see.
+        Batched by length; padding stands right of the tokens, where causal attention is blind.
         """
         order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
         done: dict[int, KVChunk] = {}
@@ -132,7 +137,8 @@ class MemoryModel:
             for row, i in enumerate(rows):  # keys: (B, L_mem, H_kv, T, D)
                 span = slice(len(preamble), len(preamble) + len(chunks[i]))
                 done[i] = KVChunk(
-                    keys[row, :, :, span].cpu().contiguous(), values[row, :, :, span].cpu().contiguous()
+                    keys[row, :, :, span].cpu().contiguous(),
+                    values[row, :, :, span].cpu().contiguous(),
                 )
         return [done[i] for i in range(len(chunks))]
 
@@ -142,10 +148,14 @@ class MemoryModel:
         """Chunks in time order, placed for one request; None when there are none."""
         if not chunks:
             return None
-        keys = torch.cat([chunk.keys for chunk in chunks], dim=2).to(self.device)  # (L_mem, H_kv, M, D)
+        keys = torch.cat([chunk.keys for chunk in chunks], dim=2).to(
+            self.device
+        )  # (L_mem, H_kv, M, D)
         values = torch.cat([chunk.values for chunk in chunks], dim=2).to(self.device)
         positions = memory_positions(placement.policy, keys.shape[2], placement.start)
-        placed = self.place(keys[:, None], values[:, None], torch.tensor([positions], device=self.device))
+        placed = self.place(
+            keys[:, None], values[:, None], torch.tensor([positions], device=self.device)
+        )
         return RecalledMemory(
             placed, self.gates, tuple(chunk.tokens for chunk in chunks), trace_chunks=trace_chunks
         )
@@ -157,9 +167,9 @@ class MemoryModel:
         positions: torch.Tensor,  # (B or 1, M)
         padding: torch.Tensor | None = None,  # (B, 1, 1, M) additive
     ) -> dict[int, PlacedKV]:
-        """What each retrieval layer reads: keys rotated to `positions` by the model's own rotary."""
-        cos, sin = self._decoder.rotary_emb(keys[0].float(), positions)  # (B or 1, M, D)
-        placed = {}
+        """What each retrieval layer reads: keys at `positions`, by the model's own rotary."""
+        cos, sin = self.decoder.rotary_emb(keys[0].float(), positions)  # (B or 1, M, D)
+        placed: dict[int, PlacedKV] = {}
         for index, memory_layer in enumerate(self.layout.memory_layers):
             part = PlacedKV(rotate(keys[index], cos, sin), values[index], padding)
             placed |= dict.fromkeys(self.layout.readers[memory_layer], part)

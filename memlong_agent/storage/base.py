@@ -4,7 +4,8 @@ In: owners, memories cut into chunks with K/V and vectors. Out: the same, as pla
 It knows no model, no embedder and no vector index; text is the truth, the rest is derived from it.
 
 Guarantees
-* One call is one transaction. A call that raises has changed nothing that another call can see.
+* One call is one transaction. A call that raises has changed nothing that another call can see
+  (but a delete whose files resist: rows gone, files left to the sweep; its error says so).
 * Never a row without its file: a K/V file is durable before its row, and outlives its row.
 * A record that was returned never changes afterwards; K/V tensors are the caller's own.
 * Owners are strangers: no call that is given an owner reads, ranks by or counts another's rows.
@@ -79,6 +80,7 @@ class NewMemory:
     created_at: datetime | None = None
     """Aware; default: the clock."""
     expires_at: datetime | None = None
+    """From then on never recalled; it stays in lists until it is deleted."""
     recallable: bool = True
     pending: str | None = None
     """Turn that is still running; no `message_id` and no role `document` with it."""

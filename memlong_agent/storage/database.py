@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from memlong_agent.errors import StoreError
+from memlong_agent.errors import ConfigError, StoreError
 from memlong_agent.storage import faults
 
 _log = logging.getLogger("memlong_agent.storage")
@@ -69,6 +69,7 @@ class Database:
 
         Raises:
             StoreLockedError: busy past `timeout_s`.
+            ConfigError: a text that UTF-8 cannot hold.
             StoreError: the disk is full, damaged, read-only, or the bank is closed.
         """
         if self._closed:
@@ -84,6 +85,11 @@ class Database:
                     yield conn
         except (sqlite3.Error, SQLAlchemyError) as exc:
             raise faults.from_sql(exc, self.place, self.timeout_s) from exc
+        except UnicodeEncodeError as exc:
+            raise ConfigError(
+                f"{exc.object!r} cannot be stored: it holds half a character (a lone surrogate). "
+                "Pass text that encodes to UTF-8."
+            ) from exc
         if write and self._wal_bytes() > _WAL_BYTES:
             try:
                 self.checkpoint()

@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -55,8 +56,9 @@ class Encoder:
         self.tokenizer = tokenizer
         self.chunk_tokens = chunk_tokens
         self.preamble = [tokenizer.bos_token_id, *self.tokenize([PREAMBLE])[0]]
-        self._role = {
-            role: tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ("user", "assistant")
+        self._role: dict[str, int] = {
+            role: cast(int, tokenizer.convert_tokens_to_ids(f"<|{role}|>"))
+            for role in ("user", "assistant")
         }
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -128,7 +130,9 @@ def collate(rows: Sequence[Row], preamble: Sequence[int], pad: int) -> Batch:
     chunks = [(b, chunk) for b, row in enumerate(rows) for chunk in row.chunks]
     order = sorted(range(len(chunks)), key=lambda n: len(chunks[n][1]))
     size = max(1, -(-len(order) // _CHUNK_GROUPS))
-    groups, starts, at = [], {}, 0
+    groups: list[torch.Tensor] = []
+    starts: dict[int, int] = {}  # chunk -> its first token among all chunk tokens
+    at = 0
     for group in (order[first : first + size] for first in range(0, len(order), size)):
         ids = [[*preamble, *chunks[n][1]] for n in group]
         groups.append(_padded(ids, torch.long, pad))

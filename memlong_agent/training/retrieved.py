@@ -18,14 +18,14 @@ WORLDS, FACTS, PROSE, TOP_K = 24, 80, 400, 8
 
 
 def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
-    """`WORLDS x FACTS` questions; each recalls the `TOP_K` nearest of its world and of `PROSE` pieces.
+    """`WORLDS x FACTS` questions, each over the `TOP_K` nearest of its world and of prose.
 
     A question whose own fact is not among them keeps it out: the reply is then an abstention.
     """
     embedder = minilm()
     documents = [
         MemoryText("document", "", "", text, n + 1)
-        for text in random.Random(seed).sample(list(prose), PROSE)
+        for n, text in enumerate(random.Random(seed).sample(list(prose), PROSE))
     ]
     prose_vectors = embedder.embed_texts([memory.text for memory in documents])  # (PROSE, E)
     samples = []

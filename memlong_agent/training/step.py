@@ -75,7 +75,7 @@ def answer_hits(model: MemoryModel, batch: Batch, *, memory: bool = True) -> lis
 def freeze(model: MemoryModel, phase: Phase) -> list[torch.nn.Parameter]:
     """Mark what `phase` may move and return it, gates excluded."""
     highest = model.layout.memory_layers[-1]
-    decoder = model.lm.get_decoder()
+    decoder = model.decoder
     frozen = [decoder.embed_tokens, *decoder.layers[: highest + 1]] if phase == "memory" else []
     model.lm.requires_grad_(True)
     for module in frozen:

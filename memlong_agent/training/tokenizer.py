@@ -21,7 +21,8 @@ _WORDS = Regex(r" ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+")
 # Tools go into the system turn as JSON; a tool call is the assistant's JSON, one object a call.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
-    "{%- set system = messages[0]['content'] if messages and messages[0]['role'] == 'system' else '' -%}"
+    "{%- set system = messages[0]['content'] "
+    "if messages and messages[0]['role'] == 'system' else '' -%}"
     "{%- if system or tools -%}<|system|>{{ system }}"
     "{%- if tools -%}{{ '\n' if system else '' }}{{ 'Tools: ' + (tools | tojson) }}{%- endif -%}"
     "<|end|>{%- endif -%}"
@@ -29,7 +30,8 @@ CHAT_TEMPLATE = (
     "{{ '<|' + message['role'] + '|>' }}{{ message['content'] or '' }}"
     "{%- for call in message.get('tool_calls') or [] -%}"
     "{%- set f = call['function'] if 'function' in call else call -%}"
-    "{{ '{\"name\": ' + (f['name'] | tojson) + ', \"arguments\": ' + (f['arguments'] | tojson) + '}' }}"
+    "{{ '{\"name\": ' + (f['name'] | tojson) + ', \"arguments\": ' "
+    "+ (f['arguments'] | tojson) + '}' }}"
     "{%- endfor -%}<|end|>"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
@@ -53,7 +55,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTr
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         bos_token=BOS,
         eos_token=END,

@@ -31,8 +31,10 @@ from memlong_agent.model.load import write_sidecar
 from memlong_agent.training.batches import Batch, Encoder, Row, collate
 from memlong_agent.training.curriculum import Curriculum
 from memlong_agent.training.dialogues import make_sample
+from memlong_agent.training.initial import add_copy_circuit
 from memlong_agent.training.prose import prose_chunks
 from memlong_agent.training.step import MasterAdamW, Phase, answer_hits, freeze, loss_of
+from memlong_agent.training.templates import Wordings
 from memlong_agent.training.tokenizer import VOCABULARY, train_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -52,13 +54,13 @@ class TrainSettings(Frozen):
     heads: int = Field(4, ge=1)
     feed_forward: int = Field(704, ge=32)
     batch_rows: int = Field(32, ge=1)
-    base_steps: int = Field(2600, ge=0)
-    memory_steps: int = Field(1200, ge=0)
+    base_steps: int = Field(3000, ge=0)
+    memory_steps: int = Field(1300, ge=0)
     base_rate: float = Field(2e-3, gt=0)
     memory_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(150, ge=1)
     weight_decay: float = Field(0.05, ge=0)
-    check_every: int = Field(100, ge=1)
+    check_every: int = Field(50, ge=1)
     """Steps between a dev measurement with a checkpoint."""
     chunk_tokens: int = Field(128, ge=32)
 
@@ -67,7 +69,7 @@ class TrainSettings(Frozen):
 
 
 def train(out: Path, settings: TrainSettings, *, threads: int | None = None) -> dict[str, float]:
-    """Train into `out`, going on from its checkpoint if there is one; returns the last dev scores."""
+    """Train into `out`, on from its checkpoint if there is one; returns the last scores."""
     out.mkdir(parents=True, exist_ok=True)
     if threads:
         torch.set_num_threads(threads)
@@ -159,7 +161,9 @@ class Trainer:
             return Curriculum(self.encoder, self.prose)
         from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
 
-        return Curriculum(self.encoder, self.prose, retrieved_samples(self.settings.seed, self.prose))
+        return Curriculum(
+            self.encoder, self.prose, retrieved_samples(self.settings.seed, self.prose)
+        )
 
     def _batches(self, phase: Phase) -> Iterator[Batch]:
         """Batches of windows of like length, in random order: padding costs as much as text."""
@@ -180,7 +184,11 @@ class Trainer:
     def _dev(self) -> dict[str, Batch]:
         """Questions with values, and in the second set also wordings, that training never shows."""
         found = {}
-        for name, wordings in (("train_wordings", "train"), ("held_out", "held_out")):
+        sets: tuple[tuple[str, Wordings], ...] = (
+            ("train_wordings", "train"),
+            ("held_out", "held_out"),
+        )
+        for name, wordings in sets:
             rng = random.Random(f"dev-{name}")
             rows: list[Row] = []
             while len(rows) < _DEV_ROWS:
@@ -251,12 +259,15 @@ def new_model(settings: TrainSettings, vocabulary: int) -> MemoryModel:
         layer: torch.nn.Parameter(torch.zeros(settings.heads), requires_grad=False)
         for layer in layout.retrieval_layers
     }
-    return MemoryModel(LlamaForCausalLM(config).to(torch.bfloat16), layout, gates)
+    lm: Any = LlamaForCausalLM(config)
+    add_copy_circuit(lm, layout, settings.seed)
+    return MemoryModel(lm.to(torch.bfloat16), layout, gates)
 
 
 def _tokenizer(out: Path, seed: int, prose: list[str]) -> PreTrainedTokenizerFast:
     if (out / "tokenizer.json").exists():
-        return PreTrainedTokenizerFast.from_pretrained(str(out))
+        saved: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(out))
+        return saved
     rng = random.Random(f"{seed}-tokenizer")
     texts = list(prose)
     for _ in range(_TOKENIZER_SAMPLES):

@@ -69,7 +69,7 @@ EVERY_LAYER = MemoryLayout("per-layer", {layer: (layer,) for layer in range(LAYE
 
 @pytest.fixture(params=[(name, kv) for name in FAMILIES for kv in (2, 8)], ids=str)
 def stock(request: pytest.FixtureRequest) -> PreTrainedModel:
-    """A tiny random model, grouped-query (2) and multi-head (8), biases where the family has them."""
+    """A tiny random model, grouped-query (2) or multi-head (8), with biases where they belong."""
     torch.manual_seed(7)
     name, kv_heads = request.param
     model = FAMILIES[name](kv_heads).eval()
@@ -115,14 +115,18 @@ def test_decoding_token_by_token_equals_the_full_context(stock: PreTrainedModel)
 
 
 @torch.no_grad()
-def test_contiguous_placement_of_encoded_chunks_equals_the_full_context(stock: PreTrainedModel) -> None:
+def test_contiguous_placement_of_encoded_chunks_equals_the_full_context(
+    stock: PreTrainedModel,
+) -> None:
     ids = _ids(rows=1)
     want = stock(ids).logits[:, PREFIX:]
     model = MemoryModel(stock, EVERY_LAYER)
     chunk = model.encode([ids[0, :PREFIX].tolist()], preamble=[])
     placement = Placement("contiguous", memory_span=PREFIX, window_tokens=256)
     memory = model.recall(chunk, placement)
-    assert (model.forward(ids[:, PREFIX:], placement.start, memory=memory) - want).abs().max() <= 1e-5
+    assert (
+        model.forward(ids[:, PREFIX:], placement.start, memory=memory) - want
+    ).abs().max() <= 1e-5
 
 
 @torch.no_grad()
@@ -138,8 +142,10 @@ def test_no_memory_is_bit_identical_to_the_stock_model(stock: PreTrainedModel) -
 
 
 @torch.no_grad()
-def test_one_closed_head_agrees_with_a_model_without_that_heads_memory(stock: PreTrainedModel) -> None:
-    """Heads 1..7 closed in one layer, head 0 too: the all-closed layer runs stock; one by one agrees."""
+def test_one_closed_head_agrees_with_a_model_without_that_heads_memory(
+    stock: PreTrainedModel,
+) -> None:
+    """Seven heads at -inf and one where sigmoid underflows: the two-part path runs, weight 0."""
     ids = _ids()
     model = MemoryModel(stock, EVERY_LAYER)
     layers = {0: _prefix_memory(model, ids).layers[0]}

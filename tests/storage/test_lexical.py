@@ -91,7 +91,9 @@ def test_removed_chunks_are_not_found(bank: Storage) -> None:
     bank.delete_chunks(ALICE, stored.chunk_pks[:1])
     assert [hit.pk for hit in bank.search(ALICE, "velora")] == list(other.chunk_pks)
     bank.delete(ALICE, [stored.id])
+    bank.purge()
     assert bank.search(ALICE, "amber") == []
+    assert [hit.pk for hit in bank.search(ALICE, "velora")] == list(other.chunk_pks)
 
 
 class Table:
