@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from memlong_agent import (
     ConfigError,
     IncompatibleMemoryError,
+    MemLong,
     MemoryNotFoundError,
     StoreCorruptError,
     StoreError,
@@ -19,7 +21,8 @@ from memlong_agent import (
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.testing import tiny_checkpoint
 
-from .conftest import Open
+Open = Callable[..., MemLong]
+
 
 PARAGRAPH = "The harbor of Tarn is called Velmor. Ships lie there in winter.\n\n"
 
@@ -51,7 +54,7 @@ def test_add_get_update_delete_clear(open_memlong: Open) -> None:
     ]
     assert memories.delete(said.id) == 1
     assert [memory.id for memory in memories.list()] == [turn.id]
-    assert memories.search("dog called Bello", top_k=8)[0].memory_id == turn.id
+    assert not any("Bello" in recall.text for recall in memories.search("dog called Bello"))
     assert memories.clear() == 1 and memories.list() == []
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from memlong_agent import ConfigError, ContextOverflowError, MemLongError
+from memlong_agent import ConfigError, ContextOverflowError, MemLong, MemLongError
 from memlong_agent.memlong.chat_text import ReplyText, abstained
 
-from .conftest import Open
+Open = Callable[..., MemLong]
+
 
 SHORT: dict[str, Any] = {"max_tokens": 6}
 
