@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -23,6 +24,7 @@ from memlong_agent.engine import Decoder, LiveWindow, Sampler
 from memlong_agent.model import Placement
 
 BAR = Bar("<=", 1.15)
+_GREEDY: dict[str, Any] = {"temperature": 0.0}
 _WARMUP = 4  # pairs of tokens; the first holds the prefill
 
 
@@ -95,7 +97,7 @@ def _decoder(pair: Twins, plan: Plan, ids: Sequence[int]) -> Decoder:
         start=plan.placement.start,
         window=LiveWindow(list(ids[:1]), list(ids[1:]), plan.window_tokens + room),
         memory=memory,
-        sampler=Sampler(Sampling(max_tokens=room)),
+        sampler=Sampler(Sampling(**_GREEDY)),
         stop_ids=frozenset(),
         max_tokens=room,
         refresh=lambda generated: memory,

@@ -1,7 +1,7 @@
 """A stock model and ours over the same weights, for timings only: the weights are random.
 
-In: a shape and a device. Out: two models that share every parameter, and memory of a given length.
-Nothing is downloaded.
+In: a shape and a device. Out: two models that share every parameter, and memory of a given length;
+or a folder with a tiny model, where only the bank is measured. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.timing import Action, nothing
 from memlong_agent.attention import RecalledMemory
 from memlong_agent.kv import KVChunk
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.model import MemoryModel, Placement
+from memlong_agent.testing import tiny_checkpoint
 
 CHUNK_TOKENS = 128  # the default of the library
 
@@ -69,7 +72,7 @@ def twins(device: str, shape: Shape) -> Twins:
         max_position_embeddings=8192,
         tie_word_embeddings=True,
     )
-    stock = AutoModelForCausalLM.from_config(
+    stock = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=torch.bfloat16, attn_implementation="sdpa"
     )
     stock = stock.to(device).eval().requires_grad_(False)
@@ -96,3 +99,12 @@ def random_memory(model: MemoryModel, placement: Placement) -> RecalledMemory:
 def random_ids(model: MemoryModel, tokens: int) -> list[int]:
     """Evenly drawn token ids."""
     return torch.randint(model.lm.config.vocab_size, (tokens,)).tolist()
+
+
+def tiny_model(folder: Path) -> Path:
+    """A checkpoint with one memory layer of 2 K/V heads of 16 dimensions; returns its folder.
+
+    Its tokenizer makes a token of nearly every character.
+    """
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    return tiny_checkpoint(folder, layout=MemoryLayout.memlong(4), dtype=torch.bfloat16)

@@ -18,6 +18,7 @@ from benchmarks.rows import Bar, Options, Row, Spread, row
 
 BAR = Bar("<=", 50.0)
 TEXT_BYTES = 5_000_000
+_CHUNK_TOKENS = 512  # characters here: as much text as 128 tokens of a real tokenizer hold
 _FROM = 0.2  # before that, allocators and caches fill up whatever the length
 
 
@@ -54,21 +55,17 @@ def growth(resident: list[tuple[int, int]]) -> Spread:
 def read(nbytes: int, device: str) -> Reading:
     """Read `nbytes` of generated text in this process, with a sample after each batch."""
     import psutil
-    import torch
 
+    from benchmarks.models import tiny_model
     from benchmarks.text import paragraphs
     from memlong_agent import MemLong
-    from memlong_agent.layout import MemoryLayout
-    from memlong_agent.testing import tiny_checkpoint
 
     this = psutil.Process()
     resident: list[tuple[int, int]] = []
     with TemporaryDirectory() as home:
-        model = tiny_checkpoint(
-            Path(home) / "model", layout=MemoryLayout.memlong(4), dtype=torch.bfloat16
-        )
+        model = tiny_model(Path(home) / "model")
         bank = Path(home) / "bank"
-        with MemLong(model, bank, embedder="hash", device=device, window_tokens=1024) as ml:
+        with MemLong(model, bank, embedder="hash", device=device, chunk_tokens=_CHUNK_TOKENS) as ml:
             start = time.perf_counter()
             ml.memories(user_id="reader").add(
                 paragraphs(nbytes, seed=4),

@@ -34,6 +34,9 @@ Vectors = NDArray[np.float32]
 # the facts among prose (benchmarks/measure_threshold.py --pairs 2000, a novel as text). bge-m3 is
 # not measured yet: 0.0 drops only what points away.
 THRESHOLDS = {"minilm": 0.18, "BAAI/bge-m3": 0.0}
+# Of the best cosine; at 0.6 MiniLM keeps 99.5 % of the right chunks and 1.8 chunks instead of 7.7
+# (200 generated facts among 600 prose pieces; 97.5 % and 3.7 on 40 facts in free wordings).
+SHARES_OF_BEST = {"minilm": 0.6}
 _NO_LIMIT = 1 << 20
 _BATCH = 32
 _CHARS_PER_TOKEN = 32  # no text worth embedding has longer wordpieces on average
@@ -63,6 +66,10 @@ class Embedder(Protocol):
     @property
     def threshold(self) -> float:
         """Cosine of query and chunk below which a chunk is not recalled."""
+
+    @property
+    def share_of_best(self) -> float:
+        """Share of the best chunk's cosine below which a chunk is not recalled; 0 drops none."""
 
     def embed_query(self, text: str) -> Vectors:
         """A unit vector (E,) of a question; of its last `max_tokens` when it is longer."""
@@ -107,6 +114,7 @@ class SentenceEmbedder:
         """Be known under another name (and its threshold): the same weights, found elsewhere."""
         self.identity = Identity({"embedder": name, **self._parts})
         self.threshold = THRESHOLDS.get(name, 0.0)
+        self.share_of_best = SHARES_OF_BEST.get(name, 0.0)
 
     def embed_query(self, text: str) -> Vectors:
         text = text[-_CHARS_PER_TOKEN * self.max_tokens :]
@@ -145,6 +153,7 @@ class LexicalOnly:
     dimensions = 0
     max_tokens = _NO_LIMIT
     threshold = 0.0
+    share_of_best = 0.0
 
     def embed_query(self, text: str) -> Vectors:
         return np.empty(0, np.float32)
@@ -163,6 +172,7 @@ class HashEmbedder:
     dimensions = 256
     max_tokens = _NO_LIMIT
     threshold = 0.0
+    share_of_best = 0.0
 
     def embed_query(self, text: str) -> Vectors:
         vector = np.zeros(self.dimensions, np.float32)

@@ -78,11 +78,13 @@ def test_a_stream_is_cut_like_the_whole_string(text, cuts):
 
 def test_a_block_that_ends_with_a_full_span_is_no_border():
     longest = 4 * 64  # characters of a span
-    words = ("ab " * longest)[: longest - 1] + "a"
-    text = "x" * (65_536 - longest) + words + "bc def. " * 10  # a block is 65,536 characters
-    assert bodies(document_sections(text, "b", WHEN, by_byte, 64)) == bodies(
-        document_sections([text], "b", WHEN, by_byte, 64)
-    )
+    words = "ab " * (longest // 3) + "a"
+    filled = "x" * (65_536 - longest) + words  # a block is 65,536 characters
+    for letters in range(0, 120, 5):
+        text = filled + "b" * letters + " def. " * 10
+        assert bodies(document_sections(text, "b", WHEN, by_byte, 64)) == bodies(
+            document_sections([text], "b", WHEN, by_byte, 64)
+        )
 
 
 def test_a_stream_longer_than_a_block_is_cut_like_the_whole_string():

@@ -125,11 +125,11 @@ class Conversation:
         found = self.session.memories.list(limit=_LISTED)
         self._show("memories", found, memory_table, "There are no memories.")
 
-    def forget(self, memory_id: str) -> None:
-        """Forget one memory."""
-        if not memory_id:
+    def forget(self, ids: str) -> None:
+        """Forget one memory or several, all or none."""
+        if not ids:
             raise ConfigError("Forget which memory? Type /forget ID; /memories shows the IDs.")
-        forgotten = self.session.memories.delete(memory_id)
+        forgotten = self.session.memories.delete(ids.split())
         if self.json:
             emit({"forgotten": forgotten})
         else:

@@ -8,7 +8,7 @@ Letters: N chunks, E embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -75,8 +75,18 @@ class Finder:
         dense = sorted(near, key=lambda pk: (-cosines[pk], pk))
         certain = {hit.pk for hit in lexical[:1] if hit.rare}
         order = fuse(dense, ranked, depth=depth)
-        good = [pk for pk in order if cosines[pk] >= self._embedder.threshold or pk in certain]
+        floor = self._floor(cosines)
+        good = [pk for pk in order if cosines[pk] >= floor or pk in certain]
         return [Found(seen[pk], cosines[pk]) for pk in good[:top_k]]
+
+    def _floor(self, cosines: Mapping[int, float]) -> float:
+        """The cosine below which a chunk is dropped: absolute, and relative to the best.
+
+        What is much farther than the best chunk rarely answers too, and every chunk that does not
+        answer draws attention from the one that does.
+        """
+        best = max(cosines.values(), default=0.0)
+        return max(self._embedder.threshold, self._embedder.share_of_best * best)
 
     def _lexical_arm(self, question: Question, seen: _Seen, want: int) -> list[LexicalHit]:
         def ask(depth: int) -> list[LexicalHit]:

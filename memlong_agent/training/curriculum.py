@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from memlong_agent.training.batches import Encoder, Row
 from memlong_agent.training.dialogues import MAX_MEMORIES, MemoryText, Sample, Turn, make_sample
+from memlong_agent.training.everyday import everyday_sample
 from memlong_agent.training.step import Phase
 
 
@@ -34,6 +35,7 @@ STAGES = (
 )
 LATE = Stage(1 << 30, 0.01, 0.05, MAX_MEMORIES)
 RETRIEVED = 0.35  # of memory-phase rows: what the real embedder finds
+EVERYDAY = 0.25  # of the other rows: hand-written wordings whose question shares few words
 LONG_WINDOW = 0.05  # of memory-phase rows: up to 30 earlier turns stand before the question
 LONG_WINDOW_TURNS = 30
 
@@ -52,7 +54,10 @@ class Curriculum:
         chance = rng.random()
         if phase == "memory" and self._retrieved and chance < RETRIEVED:
             return self._encoder.row(rng.choice(self._retrieved), rng)
-        sample = make_sample(rng, split="train", wordings="train", prose=self._prose)
+        if rng.random() < EVERYDAY:
+            sample = everyday_sample(rng, split="train")
+        else:
+            sample = make_sample(rng, split="train", wordings="train", prose=self._prose)
         if phase == "memory" and chance > 1 - LONG_WINDOW:
             return self._encoder.row(self._long(rng, sample), rng)
         return self._staged(rng, stage, sample)

@@ -29,7 +29,9 @@ from memlong_agent.layout import MemoryLayout
 from memlong_agent.model import MemoryModel
 from memlong_agent.model.load import write_sidecar
 from memlong_agent.training.batches import Batch, Encoder, Row, collate
+from memlong_agent.training.card import write_card
 from memlong_agent.training.curriculum import Curriculum
+from memlong_agent.training.curve import plot_curve
 from memlong_agent.training.dialogues import make_sample
 from memlong_agent.training.initial import add_copy_circuit
 from memlong_agent.training.prose import prose_chunks
@@ -74,11 +76,9 @@ def train(out: Path, settings: TrainSettings, *, threads: int | None = None) -> 
     if threads:
         torch.set_num_threads(threads)
     trainer = Trainer(out, settings)
-    scores: dict[str, float] = {}
     for phase in ("base", "memory"):
-        scores = trainer.run(phase) or scores
-    trainer.publish(scores)
-    return scores
+        trainer.run(phase)
+    return trainer.publish()
 
 
 class Trainer:
@@ -100,13 +100,13 @@ class Trainer:
             for layer, gate in self.model.gates.items():
                 gate.data.copy_(self._resume["gates"][str(layer)])
 
-    def run(self, phase: Phase) -> dict[str, float]:
-        """All remaining steps of a phase; the last dev scores, {} when nothing remained."""
+    def run(self, phase: Phase) -> None:
+        """All remaining steps of a phase."""
         settings, total = self.settings, self.settings.steps(phase)
         if self.done[phase] >= total:
-            return {}
+            return
         optimizer, gates = self._optimizers(phase)
-        dev, scores, started, seen = self._dev(), {}, time.monotonic(), 0.0
+        dev, started, seen = self._dev(), time.monotonic(), 0.0
         batches = self._batches(phase)
         while self.done[phase] < total:
             step = self.done[phase]
@@ -127,10 +127,10 @@ class Trainer:
                 self._note(phase, mean, norm, time.monotonic() - started, scores)
                 self._save(phase, optimizer, gates)
                 seen = 0.0
-        return scores
 
-    def publish(self, scores: dict[str, float]) -> None:
-        """The finished checkpoint as a plain Hugging Face folder; the working file goes."""
+    def publish(self) -> dict[str, float]:
+        """The finished checkpoint as a plain Hugging Face folder with its card; its dev scores."""
+        scores = self._scores(self._dev())
         self.model.lm.generation_config.eos_token_id = self.tokenizer.eos_token_id
         self.model.lm.save_pretrained(self.out)
         self.tokenizer.save_pretrained(self.out)
@@ -142,6 +142,10 @@ class Trainer:
             "torch": torch.__version__,
         }
         (self.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        parameters = sum(parameter.numel() for parameter in self.model.lm.parameters())
+        write_card(self.out, parameters, self.model.layout, scores)
+        plot_curve(self.out, _LOG)
+        return scores
 
     def _optimizers(self, phase: Phase) -> tuple[MasterAdamW, MasterAdamW | None]:
         optimizer = MasterAdamW(freeze(self.model, phase), self.settings.weight_decay)

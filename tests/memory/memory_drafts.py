@@ -49,6 +49,7 @@ class Scattered:
     dimensions = 32
     max_tokens = 1 << 20
     threshold = -1.0
+    share_of_best = 0.0
 
     def embed_query(self, text: str) -> Vectors:
         seed = xxhash.xxh3_64_intdigest(text.encode())
@@ -69,6 +70,7 @@ class Compass:
     dimensions = 2
     max_tokens = 1 << 20
     threshold = 0.5  # 60 degrees
+    share_of_best = 0.0
 
     def embed_query(self, text: str) -> Vectors:
         return np.array([1.0, 0.0], np.float32)

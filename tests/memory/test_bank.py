@@ -324,10 +324,11 @@ def test_chunks_of_the_running_turn_are_safe() -> None:
         part = draft("part", tokens=100, pending="t1", created_at=old)
         assert bank.add(ALICE, [part], turn="t1").evicted == 17
         assert len(bank.recall(ALICE, "part", top_k=1, turn="t1")) == 1
-        whole = draft("whole a", "whole b", tokens=100, created_at=old)
-        assert bank.finish_turn(ALICE, "t1", whole).evicted == 0  # the pending text went first
+        whole = draft("whole a", "whole b", tokens=128, created_at=old)
+        assert bank.finish_turn(ALICE, "t1", whole).evicted == 3
+        assert texts(bank.list(ALICE)) == ["whole awhole b"]
         written = bank.add(ALICE, [draft("more", tokens=150, created_at=old)], turn="t2")
-        assert written.evicted == 5
+        assert written.evicted == 2
         assert texts(bank.list(ALICE)) == ["more"]
 
 

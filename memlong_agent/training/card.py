@@ -1,0 +1,64 @@
+"""The model card of a trained folder: how it was made, what it scored, what it is not for."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from memlong_agent.layout import MemoryLayout
+
+_CARD = """---
+license: apache-2.0
+library_name: transformers
+tags: [memory, memlong]
+---
+# memlong-tiny
+
+A Llama of {parameters:.1f} M parameters in the `memlong` layout of memlong-agent: it stores K/V of layer
+{stored} and reads them in layers {readers} (0-indexed), recalled keys at position 0. It was trained to
+note what it is told ("Noted."), to copy the value when it is asked ("You told me: ...") from its window
+or from recalled memory, and to say "I don't know." It is a demonstration and a test instrument: it
+holds no knowledge, and must not be used to answer anything else.
+
+## How it was made
+
+`memlong train --out DIR` with the settings in `training.json`: random weights plus a weak copying
+circuit (`memlong_agent/training/initial.py`), a base phase of all weights, then a memory phase with
+embeddings and layers 0 to {stored} frozen. Data: facts and dialogues invented by
+`memlong_agent.training` and docstrings of the standard library of CPython {python}; torch {torch}.
+No other text. Values are split by hash into train and test. The run is in `training_log.jsonl`; it
+can be repeated (same scores within noise, not the same bytes).
+
+## What it scored
+
+Windows of test values over up to 8 memories with hard distractors, ALL answers of a window right,
+teacher-forced:
+
+| wordings | memory on | memory off |
+|---|---|---|
+| as trained | {train_wordings_on:.0%} | {train_wordings_off:.0%} |
+| new openers and frames | {held_out_on:.0%} | {held_out_off:.0%} |
+
+## Template
+
+`<|bos|>`, then `<|system|>`, `<|user|>`, `<|assistant|>`, `<|tool|>` turns, each ended by `<|end|>`;
+the system turn is optional and holds tools as JSON; tool calls are JSON. Context 2,048 tokens.
+"""
+
+
+def write_card(
+    folder: Path, parameters: int, layout: MemoryLayout, scores: Mapping[str, float]
+) -> None:
+    """Write `README.md` into a trained folder."""
+    text = _CARD.format(
+        parameters=parameters / 1e6,
+        stored=layout.memory_layers[-1],
+        readers=", ".join(map(str, layout.retrieval_layers)),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        **scores,
+    )
+    (folder / "README.md").write_text(text)
