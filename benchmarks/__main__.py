@@ -36,7 +36,10 @@ _PACKAGES = ("torch", "transformers", "faiss-cpu", "sqlalchemy", "sentence-trans
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.device.startswith("cuda") and not _has_cuda():
+        parser.error("this machine has no CUDA device: leave out --device, or pass --device cpu")
     options = Options(given.quick, given.device, given.bank_on_disk)
     start, rows = time.perf_counter(), []
     for name in chosen(given.only, options.quick):
@@ -87,6 +90,12 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _version(package: str) -> str | None:

@@ -17,18 +17,18 @@ tags: [memory, memlong]
 ---
 # memlong-tiny
 
-A Llama of {parameters:.1f} M parameters in the `memlong` layout of memlong-agent: it stores K/V of layer
-{stored} and reads them in layers {readers} (0-indexed), recalled keys at position 0. It was trained to
-note what it is told ("Noted."), to copy the value when it is asked ("You told me: ...") from its window
-or from recalled memory, and to say "I don't know." It is a demonstration and a test instrument: it
-holds no knowledge, and must not be used to answer anything else.
+A Llama of {parameters:.1f} M parameters in the `memlong` layout of memlong-agent: it stores K/V of
+layer {stored} and reads them in layers {readers} (0-indexed), recalled keys at position 0. It was
+trained to note what it is told ("Noted."), to copy the value when it is asked ("You told me: ...")
+from its window or from recalled memory, and to say "I don't know." It is a demonstration and a
+test instrument: it holds no knowledge, and must not be used to answer anything else.
 
 ## How it was made
 
 `memlong train --out DIR` with the settings in `training.json`: random weights plus a weak copying
 circuit (`memlong_agent/training/initial.py`), a base phase of all weights, then a memory phase with
 embeddings and layers 0 to {stored} frozen. Data: facts and dialogues invented by
-`memlong_agent.training` and docstrings of the standard library of CPython {python}; torch {torch}.
+`memlong_agent.training`, and docstrings of CPython {python}; torch {torch}.
 No other text. Values are split by hash into train and test. The run is in `training_log.jsonl`; it
 can be repeated (same scores within noise, not the same bytes).
 
@@ -44,8 +44,8 @@ teacher-forced:
 
 ## Template
 
-`<|bos|>`, then `<|system|>`, `<|user|>`, `<|assistant|>`, `<|tool|>` turns, each ended by `<|end|>`;
-the system turn is optional and holds tools as JSON; tool calls are JSON. Context 2,048 tokens.
+`<|bos|>`, then `<|system|>`, `<|user|>`, `<|assistant|>`, `<|tool|>` turns, each with `<|end|>`;
+the system turn is optional and holds tools as JSON; tool calls are JSON. Context: 2,048 tokens.
 """
 
 

@@ -35,6 +35,7 @@ STAGES = (
 )
 LATE = Stage(1 << 30, 0.01, 0.05, MAX_MEMORIES)
 RETRIEVED = 0.35  # of memory-phase rows: what the real embedder finds
+FEW = 0.5  # of the other memory-phase rows: 1 to 3 memories, as many as recall mostly keeps
 EVERYDAY = 0.25  # of the other rows: hand-written wordings whose question shares few words
 LONG_WINDOW = 0.05  # of memory-phase rows: up to 30 earlier turns stand before the question
 LONG_WINDOW_TURNS = 30
@@ -60,6 +61,8 @@ class Curriculum:
             sample = make_sample(rng, split="train", wordings="train", prose=self._prose)
         if phase == "memory" and chance > 1 - LONG_WINDOW:
             return self._encoder.row(self._long(rng, sample), rng)
+        if phase == "memory" and rng.random() < FEW:
+            sample = _thinned(rng, sample, 1 + int(rng.random() * 3))
         return self._staged(rng, stage, sample)
 
     def _staged(self, rng: random.Random, stage: Stage, sample: Sample) -> Row:

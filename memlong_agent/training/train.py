@@ -57,7 +57,7 @@ class TrainSettings(Frozen):
     feed_forward: int = Field(704, ge=32)
     batch_rows: int = Field(32, ge=1)
     base_steps: int = Field(3000, ge=0)
-    memory_steps: int = Field(1300, ge=0)
+    memory_steps: int = Field(800, ge=0)
     base_rate: float = Field(2e-3, gt=0)
     memory_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(150, ge=1)
