@@ -1,6 +1,6 @@
 """Which share of the best cosine to keep: right chunks kept against chunks recalled.
 
-In: generated facts among the prose of the standard library, or facts of a file. Out: a line a share.
+In: facts made here among prose of the standard library, or facts of a file. Out: a line a share.
 `python benchmarks/measure_shares.py [--facts-file F.jsonl]` gave the value in `SHARES_OF_BEST`.
 """
 
