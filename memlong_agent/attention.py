@@ -312,5 +312,5 @@ def _record(
     if placed.padding is not None:
         logits = logits + placed.padding[:, 0].float()
     share = (F.softmax(logits, dim=-1) * weight[:, :, -1:]).mean(1)  # (B, M)
-    parts = torch.split(share, memory.chunk_tokens, dim=-1)
+    parts = torch.split(share, list(memory.chunk_tokens), dim=-1)
     memory.chunk_mass[layer] = torch.stack([part.sum(-1) for part in parts], dim=-1)

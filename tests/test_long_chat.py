@@ -141,7 +141,7 @@ def test_facts_of_a_file_two_users_and_a_bank_with_memories(home, first_run):
         {"user": "ana", "tell": "My boat is called Zebulon.", "answer": "Zebulon"},
         {"user": "ben", "tell": "I keep 418 bees [red] ones.", "answer": "418"},
     ]
-    lines = [json.dumps({**fact, "ask": "What did I tell you first?"}) for fact in facts]
+    lines = [json.dumps({**fact, "ask": "What about boats and bees?"}) for fact in facts]
     file = home.folder / "facts.jsonl"
     file.write_text("\n\n".join(lines), encoding="utf-8")
     options = ("--facts-file", file, "--book", home.book, "--bank", home.bank)
@@ -151,7 +151,7 @@ def test_facts_of_a_file_two_users_and_a_bank_with_memories(home, first_run):
     assert "2 users: the text is cut into 2 parts, one for each." in shown
     assert "the bank holds 0 memories" not in shown  # those of the first run are still there
     assert "ben: I keep 418 bees [red] ones." in shown
-    assert shown.count("ana: What did I tell you first?") == 1
+    assert shown.count("ana: What about boats and bees?") == 1
     assert "recalled from 20" in shown
     assert "memory tokens between" in shown and "ask_memory_off" in shown
 

@@ -8,6 +8,7 @@ decided upstairs. Thread-safe: requests share weights and nothing else.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,15 @@ class Engine:
         self._preamble = preamble_ids(tokenizer)
         self._control = _control_tokens(tokenizer)
         self.stop_ids = _stop_ids(model, tokenizer)
+        self._forgotten: Counter[Owner] = Counter()
+
+    def forgot(self, owner: Owner) -> None:
+        """Note that memories of `owner` went or changed: live windows must not outlive them."""
+        self._forgotten[owner] += 1
+
+    def times_forgotten(self, owner: Owner) -> int:
+        """How often :meth:`forgot` was called; a session that sees it rise resumes anew."""
+        return self._forgotten[owner]
 
     def neutral(self, text: str) -> str:
         """The text with every control token of the tokenizer broken by a space.

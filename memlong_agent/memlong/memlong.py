@@ -130,7 +130,7 @@ class MemLong:
 
     def memories(self, *, user_id: str | None = None, session_id: str | None = None) -> Memories:
         """The memories of a user, or of a session without a user."""
-        if user_id is None and session_id is None:
+        if not (user_id or session_id) or user_id == "":
             raise ConfigError(
                 "Whose memories? Pass user_id, or session_id for a session without a user."
             )

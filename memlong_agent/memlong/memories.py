@@ -26,7 +26,11 @@ _ROLES = ("user", "assistant")
 
 
 class Memories:
-    """What one owner remembers. `session_id` is where new memories belong."""
+    """What one owner remembers. `session_id` is where new memories belong.
+
+    Forgetting and changing also drop the live windows of the owner's sessions in this process: they
+    resume from what the bank still holds.
+    """
 
     def __init__(
         self, engine: Engine, owner: Owner, clock: Clock, *, session_id: str | None = None
@@ -92,16 +96,22 @@ class Memories:
             cut = self._sections([text], old.source)
             chunks = [chunk for section in cut for chunk in section]
             draft = self._section(chunks, old.source, None, {"metadata": old.metadata})
-        return self._engine.bank.update(self._owner, memory_id, draft)
+        updated = self._engine.bank.update(self._owner, memory_id, draft)
+        self._engine.forgot(self._owner)
+        return updated
 
     def delete(self, memory_id: str | Sequence[str]) -> int:
         """Forget one or several, all or none; returns how many. Raises MemoryNotFoundError."""
         ids = [memory_id] if isinstance(memory_id, str) else builtins.list(memory_id)
-        return self._engine.bank.delete(self._owner, ids)
+        deleted = self._engine.bank.delete(self._owner, ids)
+        self._engine.forgot(self._owner)
+        return deleted
 
     def clear(self, *, session_id: str | None = None) -> int:
         """Forget all memories of the owner, or those of one session; returns how many."""
-        return self._engine.bank.clear(self._owner, session_id)
+        cleared = self._engine.bank.clear(self._owner, session_id)
+        self._engine.forgot(self._owner)
+        return cleared
 
     def _spoken(
         self, said: Sequence[tuple[str, str]], message_id: str | None, extra: Mapping[str, Any]

@@ -38,6 +38,7 @@ class Session:
         self._engine, self._owner, self._system, self._clock = engine, owner, system, clock
         self._text = ChatText(engine)
         self._messages: list[Message] | None = None  # None: not resumed yet
+        self._forgotten = 0
         self._order = FairLock()
 
     def chat(
@@ -108,8 +109,12 @@ class Session:
             )
 
     def _resumed(self) -> list[Message]:
-        """The live messages; on first use the session's last turns, up to `resume_tokens`."""
-        if self._messages is None:
+        """The live messages; on first use, and after memories of the owner were forgotten or
+        changed, the session's last turns in the bank, up to `resume_tokens`.
+        """
+        forgotten = self._engine.times_forgotten(self._owner)
+        if self._messages is None or forgotten != self._forgotten:
+            self._forgotten = forgotten
             self._messages = self._last_turns()
         return self._messages
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -54,7 +55,7 @@ def load_model(
         **model_kwargs,
     )
     if "device_map" not in model_kwargs:
-        lm = lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        lm = _moved(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     lm.eval().requires_grad_(False)
     sidecar = read_sidecar(Path(name)) if Path(name).is_dir() else {}
     layout, gates, policy = _memory_of(sidecar, config, lm.device)
@@ -131,10 +132,20 @@ def _memory_of(
     return MemoryLayout(sidecar["layout"], readers), gates, sidecar["position"]
 
 
+def _moved(lm: Any, device: str) -> Any:
+    try:
+        return lm.to(device)
+    except (RuntimeError, AssertionError) as exc:  # unknown device, no driver, not enough memory
+        reason = str(exc).strip().splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"The model cannot be moved to device {device!r}: {reason}. Use another device."
+        ) from exc
+
+
 def _read(auto: Any, name: str | Path, **kwargs: Any) -> Any:
     try:
         return auto.from_pretrained(str(name), **kwargs)
-    except (OSError, ValueError, KeyError) as exc:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as exc:
         reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise UnsupportedModelError(
             f"Cannot load the model {str(name)!r}: {reason} Give a folder with config.json and "
