@@ -74,8 +74,12 @@ def test_ctrl_c_ends_a_command_with_130() -> None:
     with running("forget", "--all") as process:
         assert process.stderr is not None
         assert process.stderr.read(6) == b"Forget"  # it has begun to ask
-        process.send_signal(signal.SIGINT)
-        assert process.wait(LONG_S) == 130
+        for _ in range(LONG_S):  # CPython loses a signal that comes just before it waits
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+                break
+        assert process.returncode == 130
         assert b"Traceback" not in process.stderr.read()
 
 
@@ -112,7 +116,7 @@ def test_at_a_terminal_ctrl_c_and_mistakes_do_not_end_the_chat(environment: dict
             read_until(ours, b"There are no memories.\r\n> ")
             # At the prompt: a fresh line. CPython loses a signal that comes just before it waits.
             process.send_signal(signal.SIGINT)
-            while not select.select([told], [], [], LONG_S / 10)[0]:
+            while not select.select([told], [], [], 2)[0]:
                 process.send_signal(signal.SIGINT)
             read_until(told, b"(Ctrl-D leaves)")
             read_until(ours, b"> ")
