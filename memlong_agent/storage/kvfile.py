@@ -105,5 +105,5 @@ def checked(spec: KVSpec, ref: BlobRef, name: str, buffer: torch.Tensor) -> KVCh
 def damaged(name: str, expected: str, found: str) -> StoreCorruptError:
     return StoreCorruptError(
         f"{name} is damaged: expected {expected}, found {found}. Its text is safe in bank.sqlite: "
-        "run `memlong rebuild` to encode it again, or restore the file from a backup."
+        "restore the file from a backup, or forget this memory and tell it again."
     )

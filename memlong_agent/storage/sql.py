@@ -124,7 +124,7 @@ class Storage(Reader):
         if found:
             raise IncompatibleMemoryError(
                 f"The bank at {self._db.place} was encoded by another model: {'; '.join(found)}. "
-                "Open it with the model that wrote it, or run `memlong rebuild`."
+                "Open it with the model that wrote it, or begin another bank folder."
             )
         self._known_spec = spec
 
@@ -135,7 +135,7 @@ class Storage(Reader):
         if found:
             raise IncompatibleMemoryError(
                 f"The vectors in {self._db.place} come from another embedder: {'; '.join(found)}. "
-                "Use the embedder that wrote them, or run `memlong rebuild --vectors`."
+                "Use the embedder that wrote them, or begin another bank folder."
             )
 
     def add(self, owner: Owner, memories: Sequence[NewMemory]) -> list[StoredMemory]:

@@ -299,7 +299,7 @@ def _insert_vectors(conn: Connection, made: Sequence[tuple[int, NewChunk, BlobRe
     if wrong:
         raise ConfigError(
             f"This bank holds vectors of length {first // 4}; got {wrong.pop() // 4}. Use the "
-            "embedder that wrote it, or run `memlong rebuild --vectors`."
+            "embedder that wrote it, or begin another bank folder."
         )
     conn.execute(insert(vectors), rows)
 
