@@ -42,7 +42,7 @@ PHASES = {
     "ask": "Asking in a new process",
     "ask_memory_off": "Asking with memory off",
 }
-TELL_TOKENS, ASK_TOKENS = 24, 48  # longest replies; a telling needs no more than "Noted."
+REPLY_TOKENS = 96  # of the longest reply
 
 
 def report(phase: str, done: int, **values: Any) -> None:
@@ -69,7 +69,7 @@ def work(process: str) -> int:
 def tell_and_read(ml: memlong_agent.MemLong, orders: dict[str, Any]) -> None:
     """Every user tells their facts in one session, then reads their part of the text."""
     for number, (user, text) in enumerate(orders["tells"], start=1):
-        reply = ml.session("A", user_id=user).chat(text, max_tokens=TELL_TOKENS)
+        reply = ml.session("A", user_id=user).chat(text, max_tokens=REPLY_TOKENS)
         report("tell", number, reply=reply.text)
     before = 0  # characters read by earlier users
     for user, source, text in orders["reading"]:
@@ -87,7 +87,7 @@ def ask(ml: memlong_agent.MemLong, orders: dict[str, Any]) -> None:
     for memory, phase in ((True, "ask"), (False, "ask_memory_off")):
         for number, (user, question) in enumerate(orders["asks"], start=1):
             session = ml.session(f"{phase}-{number}", user_id=user)
-            reply = session.chat(question, memory=memory, write=False, max_tokens=ASK_TOKENS)
+            reply = session.chat(question, memory=memory, write=False, max_tokens=REPLY_TOKENS)
             report(
                 phase,
                 number,

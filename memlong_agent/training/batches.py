@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from memlong_agent.chunking import PREAMBLE, ChunkText, document_sections, exchange_chunks
 from memlong_agent.training.dialogues import MemoryText, Sample, Turn
 
-USER_WEIGHT, REPLY_WEIGHT, ANSWER_WEIGHT = 0.1, 1.0, 4.0
+USER_WEIGHT, REPLY_WEIGHT, ANSWER_WEIGHT = 0.1, 1.0, 2.0
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _CHUNK_GROUPS = 5  # 24,000 padded chunk tokens a step become 11,000
 _TEN_YEARS_S = 10 * 365 * 86400
@@ -35,7 +35,7 @@ class Batch:
     visible: torch.Tensor  # (B, M) bool
     window_ids: torch.Tensor  # (B, T)
     weights: torch.Tensor  # (B, T) loss weight of PREDICTING this token
-    answers: torch.Tensor  # (B, T) bool: tokens of an answer's value
+    answers: torch.Tensor  # (B, T) bool: tokens of a reply that answers a question
     preamble: int  # P
 
 
@@ -70,15 +70,12 @@ class Encoder:
             )
         ]
 
-    def row(self, sample: Sample, rng: random.Random, *, echo: bool = False) -> Row:
-        """A sample as one row; the clock is random, older memories carry older dates.
-
-        In an echo the user's words are what is to be predicted, and weigh as a reply.
-        """
+    def row(self, sample: Sample, rng: random.Random) -> Row:
+        """A sample as one row; the clock is random, older memories carry older dates."""
         now = _EPOCH + timedelta(seconds=rng.randrange(_TEN_YEARS_S))
         ordered = sorted(sample.memories, key=lambda memory: -memory.age_minutes)
         chunks = [chunk for memory in ordered for chunk in self.chunks(memory, now)]
-        return self.join(chunks, sample.turns, REPLY_WEIGHT if echo else USER_WEIGHT)
+        return self.join(chunks, sample.turns)
 
     def chunks(self, memory: MemoryText, now: datetime) -> list[ChunkText]:
         """The chunks of one memory, as `MemLong` would store them."""
@@ -91,9 +88,7 @@ class Encoder:
         messages = [("user", memory.user), ("assistant", memory.reply)]
         return exchange_chunks(messages, when, self.tokenize, self.chunk_tokens)
 
-    def join(
-        self, chunks: Sequence[ChunkText], turns: Sequence[Turn], user_weight: float = USER_WEIGHT
-    ) -> Row:
+    def join(self, chunks: Sequence[ChunkText], turns: Sequence[Turn]) -> Row:
         """A window of `turns` in the chat template, over `chunks` in time order."""
         window, weights, answers = [self.tokenizer.bos_token_id], [0.0], [False]
         for turn in turns:
@@ -103,7 +98,7 @@ class Encoder:
                 self.tokenizer.eos_token_id,
             ]
             window += asked
-            weights += [user_weight] * len(asked)
+            weights += [USER_WEIGHT] * len(asked)
             answers += [False] * len(asked)
             self._reply(turn, window, weights, answers)
         return Row(
@@ -117,12 +112,10 @@ class Encoder:
         start = turn.reply.rindex(turn.answer) if turn.answer else len(turn.reply)
         stop = start + len(turn.answer)
         value = [first < stop and last > start for first, last in found.offsets]
-        # The token after the value counts as much: stopping in time is half of a right answer.
-        ends = [index > 0 and value[index - 1] for index in range(len(value))]
-        heavy = [inside or after for inside, after in zip(value, ends, strict=True)]
         window += [self._role["assistant"], *found.ids, self.tokenizer.eos_token_id]
-        weights += [0.0, *(ANSWER_WEIGHT if h else REPLY_WEIGHT for h in heavy), REPLY_WEIGHT]
-        answers += [False, *value, False]
+        weights += [0.0, *(ANSWER_WEIGHT if inside else REPLY_WEIGHT for inside in value)]
+        weights.append(REPLY_WEIGHT)
+        answers += [False, *[bool(turn.answer)] * (len(value) + 1)]
 
 
 def collate(rows: Sequence[Row], preamble: Sequence[int], pad: int) -> Batch:

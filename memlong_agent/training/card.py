@@ -19,9 +19,10 @@ tags: [memory, memlong]
 
 A Llama of {parameters:.1f} M parameters in the `memlong` layout of memlong-agent: it stores K/V of
 layer {stored} and reads them in layers {readers} (0-indexed), recalled keys at position 0. It was
-trained to note what it is told ("Noted."), to copy the value when it is asked ("You told me: ...")
-from its window or from recalled memory, and to say "I don't know." It is a demonstration and a
-test instrument: it holds no knowledge, and must not be used to answer anything else.
+trained to confirm what it is told in the user's own words ("Noted: your dog is called Rex."), to
+repeat that when it is asked ("You told me: your dog is called Rex."), from its window or from recalled
+memory, and to say "I don't know." It is a demonstration and a test instrument: it holds no knowledge,
+and must not be used to answer anything else.
 
 ## How it was made
 
@@ -34,13 +35,14 @@ can be repeated (same scores within noise, not the same bytes).
 
 ## What it scored
 
-Windows of test values over up to 8 memories with hard distractors, ALL answers of a window right,
-teacher-forced:
+Windows of test values over up to 8 memories with hard distractors (everyday: up to 3 memories);
+share of windows with EVERY token of every answering reply right, teacher-forced:
 
 | wordings | memory on | memory off |
 |---|---|---|
 | as trained | {train_wordings_on:.0%} | {train_wordings_off:.0%} |
 | new openers and frames | {held_out_on:.0%} | {held_out_off:.0%} |
+| everyday sentences kept out of training | {everyday_on:.0%} | {everyday_off:.0%} |
 
 ## Template
 

@@ -8,11 +8,12 @@ Knows no tokenizer and no model: whoever trains turns ages into dates and texts 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from memlong_agent.training.claims import Claim, draw_claim, quoted, tell, tell_clause
 from memlong_agent.training.maker import (
-    CHATTER_REPLY,
     MAX_MEMORIES,
     MINUTES,
     NOTED,
@@ -21,15 +22,17 @@ from memlong_agent.training.maker import (
     MemoryText,
     Sample,
     Turn,
+    answer_turn,
     document,
-    exchange,
+    remembered,
+    telling_turn,
 )
 from memlong_agent.training.phrases import capital, chatter, frame_tell, long_chatter, smalltalk
+from memlong_agent.training.restate import CORRECTIONS, restated, sentence_of
 from memlong_agent.training.templates import Wordings
 from memlong_agent.training.words import Split, pick
 
 __all__ = [
-    "CHATTER_REPLY",
     "MAX_MEMORIES",
     "MIXTURE",
     "NOTED",
@@ -37,21 +40,27 @@ __all__ = [
     "MemoryText",
     "Sample",
     "Turn",
+    "answer_turn",
     "make_sample",
 ]
 
 # The mixture; the numbers are shares of all samples and sum to 1.
 MIXTURE: tuple[tuple[str, float], ...] = (
-    ("full", 0.20),  # as at inference: eight memories, one right, one question
-    ("mixed", 0.43),  # one to eight memories, one to four questions
-    ("window", 0.10),  # told in this very conversation
+    ("full", 0.12),  # eight memories, one right, one question
+    ("mixed", 0.38),  # one to eight memories, one to four questions
+    ("window", 0.14),  # told in this very conversation
     ("double", 0.05),  # two facts in one telling
     ("long", 0.05),  # the fact inside 80-100 words of chatter
     ("document", 0.04),  # the fact is a sentence of a document
     ("contradiction", 0.03),  # told twice, the newer one counts
     ("unknown", 0.06),  # nothing in memory answers
-    ("plain", 0.04),  # telling and small talk only
+    ("plain", 0.08),  # telling and small talk only
+    ("prose", 0.06),  # any sentence at all, told and asked for by its words
 )
+
+_PROSE_WORDS = (5, 24)  # shortest and longest sentence that is told
+_ABOUT = ("What did I say about {}?", "What was it about {}?", "Do you remember something on {}?",
+          "Tell me again about {}.", "{}?", "Did I mention {}?")  # fmt: skip
 
 
 def _full(make: Maker) -> Sample:
@@ -84,11 +93,11 @@ def _window(make: Maker) -> Sample:
     """The facts are told in the conversation; the memories, if any, are about other things."""
     rng = make.rng
     targets = [make.claim() for _ in range(1 + int(rng.random() * 3))]
-    turns = [Turn(tell(rng, target, make.wordings), NOTED, "") for target in targets]
+    turns = [telling_turn(make.tell(target), target.value) for target in targets]
     if rng.random() < 0.4:
         turns.append(Turn(*smalltalk(rng, make.wordings), ""))
     if rng.random() < 0.3:
-        turns.append(Turn(chatter(rng, make.wordings), CHATTER_REPLY, ""))
+        turns.append(telling_turn(chatter(rng, make.wordings)))
     rng.shuffle(turns)
     count = int(rng.random() * (MAX_MEMORIES + 1)) if rng.random() < 0.6 else 0
     memories = [make.distractor(targets[0]) for _ in range(count)]
@@ -106,9 +115,12 @@ def _double(make: Maker) -> Sample:
     joint = pick(rng, (", and ", ". Also, ", "; ", ", while ", " and ", ".\nAnd "))
     other = tell_clause(rng, second, make.wordings).replace("{v}", second.value)
     told = frame_tell(rng, clause + joint + other, make.wordings).replace("{v}", first.value)
+    for claim in (first, second):
+        make.told(claim, restated(told, first.value, second.value))
     asked = [first, second] if rng.random() < 0.4 else [pick(rng, (first, second))]
     count = int(rng.random() * MAX_MEMORIES)
-    memories = [exchange(told), *(make.distractor(asked[0]) for _ in range(count))]
+    memories = [remembered(rng, told, first.value, second.value)]
+    memories += [make.distractor(asked[0]) for _ in range(count)]
     return make.sample(memories, [make.question(claim) for claim in asked])
 
 
@@ -120,7 +132,10 @@ def _long(make: Maker) -> Sample:
     head = long_chatter(rng, make.wordings, before)
     tail = long_chatter(rng, make.wordings, words - before)
     told = f"{head} {tell(rng, target, make.wordings)} {tail}".strip()
-    memories = [exchange(told)]
+    make.told(target, restated(told, target.value))
+    if rng.random() < 0.3:
+        return make.sample([], [telling_turn(told, target.value), make.question(target)])
+    memories = [remembered(rng, told, target.value)]
     memories += [make.distractor(target) for _ in range(int(rng.random() * MAX_MEMORIES))]
     return make.sample(memories, [make.question(target)])
 
@@ -141,7 +156,9 @@ def _document_text(make: Maker, claim: Claim) -> str:
 
 def _from_document(make: Maker) -> Sample:
     target = make.claim("MMMGCTE")
-    memories = [document(_document_text(make, target))]
+    text = _document_text(make, target)
+    make.told(target, sentence_of(text, target.value))
+    memories = [document(text)]
     count = int(make.rng.random() * MAX_MEMORIES)
     memories += [make.distractor(target) for _ in range(count)]
     return make.sample(memories, [make.question(target)])
@@ -157,10 +174,12 @@ def _contradiction(make: Maker) -> Sample:
     older = newer + 60 + int(rng.random() * MINUTES / 2)
     said = tell(rng, new, make.wordings)
     if rng.random() < 0.4:
-        said = pick(rng, ("Correction: ", "Actually, ", "A change: ", "It changed: ")) + said
+        said = f"{pick(rng, CORRECTIONS)} {said}"
+    make.told(new, restated(said, new.value))
+    before, now = tell(rng, old, make.wordings), said
     memories = [
-        MemoryText("exchange", tell(rng, old, make.wordings), NOTED, "", older),
-        MemoryText("exchange", said, NOTED, "", newer),
+        replace(remembered(rng, before, old.value), age_minutes=older),
+        replace(remembered(rng, now, new.value), age_minutes=newer),
     ]
     count = int(rng.random() * (MAX_MEMORIES - 1))
     memories += [make.distractor(new) for _ in range(count)]
@@ -173,6 +192,7 @@ def _unknown(make: Maker) -> Sample:
     count = 0 if rng.random() < 0.2 else 1 + int(rng.random() * MAX_MEMORIES)
     memories = [make.distractor(target) for _ in range(count)]
     reverse = make.wants_reverse(target)
+    make.told(target, "")
     turns = [Turn(make.question(target, reverse=reverse).user, UNKNOWN, "")]
     if rng.random() < 0.25 and count < MAX_MEMORIES:
         other = make.claim()
@@ -188,20 +208,53 @@ def _plain(make: Maker) -> Sample:
     for _ in range(1 + int(rng.random() * 3)):
         chance = rng.random()
         if chance < 0.5:
-            turns.append(Turn(tell(rng, make.claim(), make.wordings), NOTED, ""))
+            claim = make.claim()
+            turns.append(telling_turn(make.tell(claim), claim.value))
         elif chance < 0.85:
             turns.append(Turn(*smalltalk(rng, make.wordings), ""))
         else:
-            turns.append(Turn(chatter(rng, make.wordings), CHATTER_REPLY, ""))
+            turns.append(telling_turn(chatter(rng, make.wordings)))
     target = make.claim()
     count = int(rng.random() * (MAX_MEMORIES + 1))
     return make.sample([make.distractor(target) for _ in range(count)], turns)
 
 
+def _prose(make: Maker) -> Sample:
+    """Any sentence, in the window or remembered: copying must not depend on what is said."""
+    rng = make.rng
+    told = [telling_turn(one) for one in _sentences(make, 1 + int(rng.random() * 3))]
+    asked = [answer_turn(_asked_by_words(rng, turn.user), turn.reply.removeprefix(NOTED), "")
+             for turn in told[: 1 + int(rng.random() * len(told))]]  # fmt: skip
+    if rng.random() < 0.5:
+        return make.sample([], [*told, *asked])
+    return make.sample([remembered(rng, turn.user) for turn in told], asked)
+
+
+def _sentences(make: Maker, count: int) -> list[str]:
+    """Different short sentences of prose, or of chatter when there is no prose."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        if not make.prose:
+            found[chatter(make.rng, make.wordings)] = None
+            continue
+        for one in pick(make.rng, make.prose).split(". "):
+            if _PROSE_WORDS[0] <= len(one.split()) <= _PROSE_WORDS[1]:
+                found[f"{one.rstrip('.')}."] = None
+                break
+    return list(found)
+
+
+def _asked_by_words(rng: random.Random, sentence: str) -> str:
+    """A question that names one or two of the longer words of a sentence."""
+    parts = sorted(set(re.findall(r"[A-Za-z]{4,}", sentence)), key=lambda w: (-len(w), w))[:4]
+    named = " and ".join(rng.sample(parts, min(len(parts), 1 + int(rng.random() * 2))))
+    return pick(rng, _ABOUT).format(named or "that")
+
+
 _MAKERS: dict[str, Callable[[Maker], Sample]] = {
     "full": _full, "mixed": _mixed, "window": _window, "double": _double, "long": _long,
     "document": _from_document, "contradiction": _contradiction, "unknown": _unknown,
-    "plain": _plain,
+    "plain": _plain, "prose": _prose,
 }  # fmt: skip
 _NAMES = tuple(name for name, _ in MIXTURE)
 _CUMULATED = tuple(sum(share for _, share in MIXTURE[: at + 1]) for at in range(len(MIXTURE)))

@@ -11,15 +11,28 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
-from memlong_agent.training.maker import MINUTES, NOTED, UNKNOWN, MemoryText, Sample, Turn
+from memlong_agent.training.maker import (
+    MINUTES,
+    UNKNOWN,
+    MemoryText,
+    Sample,
+    Turn,
+    answer_turn,
+    remembered,
+    telling_turn,
+)
+from memlong_agent.training.restate import restated
+from memlong_agent.training.templates import Wordings
 from memlong_agent.training.values import city, make_value
 from memlong_agent.training.words import Split, article, first_name, pick, words
 
 UNKNOWN_SHARE = 0.06  # of the samples: one question that nothing in memory answers
+HELD_OUT_EVERY = 12  # every twelfth line is kept out of training
+WINDOW_SHARE = 0.4  # of the samples: some things are told in this very conversation
 _HURRIED_SHARE = 0.07  # of the messages: a lower-case beginning; a question loses its mark
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September",
            "October", "November", "December")  # fmt: skip
@@ -102,9 +115,19 @@ def _told(rng: random.Random, template: Everyday, split: Split) -> _Told | None:
     return _Told(tell.replace("{v}", value), ask, value)
 
 
-def _draw(rng: random.Random, split: Split, count: int) -> list[_Told]:
+@cache
+def _lines(wordings: Wordings) -> tuple[Everyday, ...]:
+    """The lines of a set of wordings."""
+    return tuple(
+        line
+        for at, line in enumerate(everyday())
+        if wordings == "any" or (at % HELD_OUT_EVERY == 0) == (wordings == "held_out")
+    )
+
+
+def _draw(rng: random.Random, split: Split, count: int, wordings: Wordings) -> list[_Told]:
     """`count` tellings of different templates, with different values."""
-    lines = everyday()
+    lines = _lines(wordings)
     drawn: list[_Told] = []
     taken: set[int] = set()
     values: set[str] = set()
@@ -118,31 +141,46 @@ def _draw(rng: random.Random, split: Split, count: int) -> list[_Told]:
     return drawn
 
 
-def everyday_sample(rng: random.Random, *, split: Split, most: int = 8) -> Sample:
+def everyday_sample(
+    rng: random.Random, *, split: Split, wordings: Wordings = "train", most: int = 8
+) -> Sample:
     """A sample of 1 to `most` tellings and one to three questions about them.
 
-    Half of the samples have exactly `most` tellings and one question. With `UNKNOWN_SHARE` the
-    first question is about something that was not told. The same state of `rng` gives the same
+    A fifth of the samples have exactly `most` tellings and one question. With `UNKNOWN_SHARE` the
+    first question is about something that was not told; with `WINDOW_SHARE` up to three tellings
+    are turns of this conversation, the others memories. The same state of `rng` gives the same
     sample; `most` must be far below the number of lines of `everyday.txt`.
     """
-    if rng.random() < 0.5:
+    if rng.random() < 0.2:
         count, asked = most, 1
     else:
         count = 1 + int(rng.random() * most)
         asked = min(count, 1 + int(rng.random() * 3))
     unknown = rng.random() < UNKNOWN_SHARE
-    drawn = _draw(rng, split, count + unknown)
-    turns = [Turn(told.ask, f"You told me: {told.value}.", told.value) for told in drawn[:asked]]
+    drawn = _draw(rng, split, count + unknown, wordings)
+    turns = [
+        answer_turn(told.ask, restated(told.tell, told.value), told.value) for told in drawn[:asked]
+    ]
     if unknown:
         turns[0] = Turn(drawn.pop().ask, UNKNOWN, "")
+    told_now: list[Turn] = []
+    if rng.random() < WINDOW_SHARE:
+        now = 1 + int(rng.random() * min(3, count))
+        told_now = [telling_turn(told.tell, told.value) for told in drawn[:now]]
+        drawn, count = drawn[now:], count - now
+    rng.shuffle(told_now)
+    return Sample(_dated(rng, drawn, count), (*told_now, *turns))
+
+
+def _dated(rng: random.Random, drawn: list[_Told], count: int) -> tuple[MemoryText, ...]:
+    """The tellings as memories of different ages, in random order."""
     ages: set[int] = set()
     while len(ages) < count:
         ages.add(1 + int(rng.random() ** 2 * MINUTES))
     dated = sorted(ages)
     rng.shuffle(dated)
     rng.shuffle(drawn)
-    memories = [
-        MemoryText("exchange", told.tell, NOTED, "", age)
+    return tuple(
+        replace(remembered(rng, told.tell, told.value), age_minutes=age)
         for told, age in zip(drawn, dated, strict=True)
-    ]
-    return Sample(tuple(memories), tuple(turns))
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from memlong_agent.errors import ConfigError
 from memlong_agent.training.claims import Claim, Scope, ask, ask_reverse, draw_claim, tell
+from memlong_agent.training.restate import restated
 from memlong_agent.training.subjects import make_subject
 from memlong_agent.training.templates import Wordings, reversible
 from memlong_agent.training.words import Split, pick
@@ -36,6 +37,11 @@ class Fact:
     ask: str
     answer: str
     key: str
+
+    @property
+    def restated(self) -> str:
+        """The tell as memlong-tiny says it back."""
+        return restated(self.tell, self.answer)
 
 
 def normalize(text: str) -> str:

@@ -13,16 +13,18 @@ from typing import Literal
 
 from memlong_agent.training.claims import Claim, Scope, ask, ask_reverse, draw_claim, tell
 from memlong_agent.training.phrases import chatter, smalltalk
+from memlong_agent.training.restate import restated, second_person
 from memlong_agent.training.subjects import make_subject, near_subject
 from memlong_agent.training.templates import Wordings, attributes_of, attributes_with
 from memlong_agent.training.words import Split, pick
 
-NOTED = "Noted."
+NOTED, TOLD = "Noted: ", "You told me: "  # a restated telling follows
 UNKNOWN = "I don't know."
-CHATTER_REPLY = "I see."
 MAX_MEMORIES = 8
 
 _REVERSE_SHARE = 0.10  # of the questions whose attribute has a reverse form
+_OTHER_REPLIES = ("Noted.", "", "Okay.", "Got it!", "I see.")  # by other models, or by nobody
+_OTHER_REPLY_SHARE = 0.2
 _REPEATED_SHARE = 0.06  # of the right memories: an earlier question with its answer, no telling
 MINUTES = 60 * 24 * 400  # memories are up to about a year old
 
@@ -45,7 +47,7 @@ class MemoryText:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn; `answer` is the part of `reply` that was copied from memory, "" when none was."""
+    """One turn; `answer` is the value that `reply` holds from memory, "" when none was asked."""
 
     user: str
     reply: str
@@ -60,7 +62,7 @@ class Sample:
     turns: tuple[Turn, ...]
 
 
-def exchange(user: str, reply: str = NOTED) -> MemoryText:
+def exchange(user: str, reply: str) -> MemoryText:
     return MemoryText("exchange", user, reply, "", 0)
 
 
@@ -68,8 +70,21 @@ def document(text: str) -> MemoryText:
     return MemoryText("document", "", "", text, 0)
 
 
-def _answer_turn(question: str, answer: str) -> Turn:
-    return Turn(question, f"You told me: {answer}.", answer)
+def telling_turn(told: str, *values: str) -> Turn:
+    """A message that tells something, and its restatement."""
+    return Turn(told, NOTED + restated(told, *values), "")
+
+
+def remembered(rng: random.Random, told: str, *values: str) -> MemoryText:
+    """A telling as an exchange of the past, mostly with this model's own reply."""
+    reply = telling_turn(told, *values).reply
+    if rng.random() < _OTHER_REPLY_SHARE:
+        reply = pick(rng, _OTHER_REPLIES)
+    return exchange(told, reply)
+
+
+def answer_turn(question: str, restatement: str, answer: str) -> Turn:
+    return Turn(question, TOLD + restatement, answer)
 
 
 class Maker:
@@ -81,6 +96,7 @@ class Maker:
         self.rng, self.split, self.wordings, self.prose = rng, split, wordings, prose
         self._scope = Scope()
         self._values: set[str] = set()
+        self._restated: dict[str, str] = {}  # by value, as it was told in this sample
 
     def admit(self, claim: Claim | None) -> Claim | None:
         """The claim, now part of the sample, or `None` when it cannot be."""
@@ -106,9 +122,12 @@ class Maker:
         return other
 
     def question(self, claim: Claim, *, reverse: bool = False) -> Turn:
+        """A question about a claim that was told, answered by what was said of it."""
+        said = self._restated[claim.value]
         if reverse:
-            return _answer_turn(ask_reverse(self.rng, claim, self.wordings), claim.subject.text)
-        return _answer_turn(ask(self.rng, claim, self.wordings), claim.value)
+            subject = second_person(claim.subject.text)
+            return answer_turn(ask_reverse(self.rng, claim, self.wordings), said, subject)
+        return answer_turn(ask(self.rng, claim, self.wordings), said, claim.value)
 
     def wants_reverse(self, claim: Claim) -> bool:
         """Whether to ask this claim the other way round, which not every attribute allows."""
@@ -118,8 +137,18 @@ class Maker:
             and bool(claim.attribute.every[0].reverse)
         )
 
+    def tell(self, claim: Claim, *, keep_case: bool = False) -> str:
+        """The claim as a message; a later question will be answered in its words."""
+        told = tell(self.rng, claim, self.wordings, keep_case=keep_case)
+        self.told(claim, restated(told, claim.value))
+        return told
+
+    def told(self, claim: Claim, restatement: str) -> None:
+        """What questions about `claim` are answered with."""
+        self._restated[claim.value] = restatement
+
     def telling(self, claim: Claim, *, keep_case: bool = False) -> MemoryText:
-        return exchange(tell(self.rng, claim, self.wordings, keep_case=keep_case))
+        return remembered(self.rng, self.tell(claim, keep_case=keep_case), claim.value)
 
     def _hard_draw(self, target: Claim) -> Claim | None:
         """A claim that is easily taken for `target`."""
@@ -149,7 +178,7 @@ class Maker:
         if chance < 0.13:
             return exchange(*smalltalk(rng, self.wordings))
         if chance < 0.15:
-            return exchange(chatter(rng, self.wordings), CHATTER_REPLY)
+            return remembered(rng, chatter(rng, self.wordings))
         if chance < 0.22:
             return self.unanswered(target)
         hard = self._hard_draw(target) if chance < 0.82 else draw_claim(rng, self.split)
@@ -164,6 +193,7 @@ class Maker:
         return exchange(ask(self.rng, target, self.wordings), reply)
 
     def answered(self, claim: Claim) -> MemoryText:
+        self.tell(claim)
         turn = self.question(claim)
         return exchange(turn.user, turn.reply)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memlong_agent.embedding import minilm
-from memlong_agent.training.dialogues import MemoryText, Sample, Turn
+from memlong_agent.training.dialogues import NOTED, UNKNOWN, MemoryText, Sample, Turn, answer_turn
 from memlong_agent.training.facts import Fact, make_facts
 
 WORLDS, FACTS, PROSE, TOP_K = 24, 80, 400, 8
@@ -32,10 +32,12 @@ def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
     for world in range(WORLDS):
         facts = make_facts(FACTS, seed=seed * 1000 + world, split="train", wordings="train")
         told = [
-            MemoryText("exchange", fact.tell, "Noted.", "", PROSE + len(facts) - n)
+            MemoryText("exchange", fact.tell, NOTED + fact.restated, "", PROSE + len(facts) - n)
             for n, fact in enumerate(facts)
         ]
-        vectors = embedder.embed_texts([f"User: {fact.tell}\nAssistant: Noted." for fact in facts])
+        vectors = embedder.embed_texts(
+            [f"User: {memory.user}\nAssistant: {memory.reply}" for memory in told]
+        )
         asked = embedder.embed_texts([fact.ask for fact in facts])  # (FACTS, E)
         scores = asked @ np.concatenate([vectors, prose_vectors]).T  # (FACTS, FACTS + PROSE)
         pool = [*told, *documents]
@@ -49,5 +51,7 @@ def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
 
 
 def _sample(fact: Fact, memories: list[MemoryText], *, found: bool) -> Sample:
-    reply = f"You told me: {fact.answer}." if found else "I don't know."
-    return Sample(tuple(memories), (Turn(fact.ask, reply, fact.answer if found else ""),))
+    turn = (
+        answer_turn(fact.ask, fact.restated, fact.answer) if found else Turn(fact.ask, UNKNOWN, "")
+    )
+    return Sample(tuple(memories), (turn,))

@@ -61,9 +61,9 @@ def loss_of(model: MemoryModel, batch: Batch, *, phase: Phase) -> torch.Tensor:
 
 @torch.no_grad()
 def answer_hits(model: MemoryModel, batch: Batch, *, memory: bool = True) -> list[bool]:
-    """For each row with an answer: are all its value tokens the most likely ones?
+    """For each row with an answer: are all tokens of its answering replies the most likely ones?
 
-    Teacher-forced, which for greedy decoding is the same as generating the value.
+    Teacher-forced, which for greedy decoding is the same as generating these very replies.
     """
     recalled = read_memory(model, batch) if memory else None
     logits = model.forward(batch.window_ids, _WINDOW_START, memory=recalled)[:, :-1]

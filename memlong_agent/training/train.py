@@ -14,7 +14,8 @@ import math
 import platform
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from memlong_agent.training.batches import Batch, Encoder, Row, collate
 from memlong_agent.training.card import write_card
 from memlong_agent.training.curriculum import Curriculum
 from memlong_agent.training.curve import plot_curve
-from memlong_agent.training.dialogues import make_sample
+from memlong_agent.training.dialogues import Sample, make_sample
+from memlong_agent.training.everyday import everyday_sample
 from memlong_agent.training.initial import add_copy_circuit
 from memlong_agent.training.prose import prose_chunks
 from memlong_agent.training.step import MasterAdamW, Phase, answer_hits, freeze, loss_of
@@ -56,13 +58,13 @@ class TrainSettings(Frozen):
     heads: int = Field(4, ge=1)
     feed_forward: int = Field(704, ge=32)
     batch_rows: int = Field(32, ge=1)
-    base_steps: int = Field(3000, ge=0)
-    memory_steps: int = Field(800, ge=0)
+    base_steps: int = Field(4000, ge=0)
+    memory_steps: int = Field(600, ge=0)
     base_rate: float = Field(2e-3, gt=0)
     memory_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(150, ge=1)
     weight_decay: float = Field(0.05, ge=0)
-    check_every: int = Field(50, ge=1)
+    check_every: int = Field(100, ge=1)
     """Steps between a dev measurement with a checkpoint."""
     chunk_tokens: int = Field(128, ge=32)
 
@@ -186,21 +188,25 @@ class Trainer:
         return collate(rows, self.encoder.preamble, self.tokenizer.pad_token_id)
 
     def _dev(self) -> dict[str, Batch]:
-        """Questions with values, and in the second set also wordings, that training never shows."""
+        """Questions with values that training never shows, and but for one set its wordings."""
         found = {}
-        sets: tuple[tuple[str, Wordings], ...] = (
-            ("train_wordings", "train"),
-            ("held_out", "held_out"),
+        sets: tuple[tuple[str, Callable[[random.Random], Sample]], ...] = (
+            ("train_wordings", partial(self._dev_sample, "train")),
+            ("held_out", partial(self._dev_sample, "held_out")),
+            ("everyday", _dev_everyday),
         )
-        for name, wordings in sets:
+        for name, draw in sets:
             rng = random.Random(f"dev-{name}")
             rows: list[Row] = []
             while len(rows) < _DEV_ROWS:
-                sample = make_sample(rng, split="test", wordings=wordings, prose=self.prose)
+                sample = draw(rng)
                 if sample.memories and any(turn.answer for turn in sample.turns):
                     rows.append(self.encoder.row(sample, rng))
             found[name] = self._collate(rows)
         return found
+
+    def _dev_sample(self, wordings: Wordings, rng: random.Random) -> Sample:
+        return make_sample(rng, split="test", wordings=wordings, prose=self.prose)
 
     def _scores(self, dev: dict[str, Batch]) -> dict[str, float]:
         scores = {}
@@ -236,6 +242,10 @@ class Trainer:
         }
         torch.save(state, self.out / f"{_CHECKPOINT}.tmp")
         (self.out / f"{_CHECKPOINT}.tmp").rename(self.out / _CHECKPOINT)
+
+
+def _dev_everyday(rng: random.Random) -> Sample:
+    return everyday_sample(rng, split="test", wordings="held_out", most=3)
 
 
 def new_model(settings: TrainSettings, vocabulary: int) -> MemoryModel:
@@ -278,6 +288,7 @@ def _tokenizer(out: Path, seed: int, prose: list[str]) -> PreTrainedTokenizerFas
         sample = make_sample(rng, split="train", wordings="train", prose=prose)
         texts += [f"User: {turn.user}\nAssistant: {turn.reply}" for turn in sample.turns]
         texts += [_HEADED + (memory.user or memory.text) for memory in sample.memories]
+        texts += [turn.user for turn in everyday_sample(rng, split="train").turns]
     tokenizer = train_tokenizer(texts, VOCABULARY)
     tokenizer.save_pretrained(out)
     return tokenizer
