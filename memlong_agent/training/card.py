@@ -20,9 +20,9 @@ tags: [memory, memlong]
 A Llama of {parameters:.1f} M parameters in the `memlong` layout of memlong-agent: it stores K/V of
 layer {stored} and reads them in layers {readers} (0-indexed), recalled keys at position 0. It was
 trained to confirm what it is told in the user's own words ("Noted: your dog is called Rex."), to
-repeat that when it is asked ("You told me: your dog is called Rex."), from its window or from recalled
-memory, and to say "I don't know." It is a demonstration and a test instrument: it holds no knowledge,
-and must not be used to answer anything else.
+repeat that when it is asked ("You told me: your dog is called Rex."), from its window or from
+recalled memory, and to say "I don't know." It is a demonstration and a test instrument: it holds no
+knowledge, and must not be used to answer anything else.
 
 ## How it was made
 

@@ -1,9 +1,9 @@
 """What the model says back when it is told something: the user's words, in the second person.
 
 In: a message, and the values it must not change. Out: the same with "my" as "your", without a known
-opener ("By the way,") or closer ("Thanks!"). A reply that restates puts the fact into the remembered
-exchange a second time, where its tokens have read the whole sentence; and an answer is then a copy,
-which a small decoder does far better than choosing a span.
+opener ("By the way,") or closer ("Thanks!"). A reply that restates puts the fact into the
+remembered exchange a second time, where its tokens have read the whole sentence; and an answer is
+then a copy, which a small decoder does far better than choosing a span.
 """
 
 from __future__ import annotations
