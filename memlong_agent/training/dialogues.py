@@ -54,10 +54,11 @@ MIXTURE: tuple[tuple[str, float], ...] = (
     ("document", 0.04),  # the fact is a sentence of a document
     ("contradiction", 0.03),  # told twice, the newer one counts
     ("unknown", 0.06),  # nothing in memory answers
-    ("plain", 0.08),  # telling and small talk only
+    ("plain", 0.07),  # telling and small talk only
     ("prose", 0.06),  # any sentence at all, told and asked for by its words
 )
 
+_PROSE_DRAWS = 50
 _PROSE_WORDS = (5, 24)  # shortest and longest sentence that is told
 _ABOUT = ("What did I say about {}?", "What was it about {}?", "Do you remember something on {}?",
           "Tell me again about {}.", "{}?", "Did I mention {}?")  # fmt: skip
@@ -231,16 +232,17 @@ def _prose(make: Maker) -> Sample:
 
 
 def _sentences(make: Maker, count: int) -> list[str]:
-    """Different short sentences of prose, or of chatter when there is no prose."""
+    """Different short sentences of prose, or of chatter when there is not enough prose."""
     found: dict[str, None] = {}
-    while len(found) < count:
-        if not make.prose:
-            found[chatter(make.rng, make.wordings)] = None
-            continue
+    for _ in range(_PROSE_DRAWS if make.prose else 0):
         for one in pick(make.rng, make.prose).split(". "):
             if _PROSE_WORDS[0] <= len(one.split()) <= _PROSE_WORDS[1]:
                 found[f"{one.rstrip('.')}."] = None
                 break
+        if len(found) == count:
+            break
+    while len(found) < count:
+        found[chatter(make.rng, make.wordings)] = None
     return list(found)
 
 

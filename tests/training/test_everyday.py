@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
-from memlong_agent.training.everyday import SLOTS, everyday, everyday_sample
-from memlong_agent.training.maker import UNKNOWN
+from memlong_agent.training.everyday import HELD_OUT_EVERY, SLOTS, everyday, everyday_sample
+from memlong_agent.training.maker import TOLD, UNKNOWN
 from memlong_agent.training.values import KINDS
 from memlong_agent.training.words import Split, value_split
 
@@ -33,22 +34,41 @@ def test_same_state_same_sample() -> None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_answers_stand_in_the_memories(split: Split) -> None:
-    rng, unknown, full = random.Random(5), 0, 0
+    rng, unknown, full, window = random.Random(5), 0, 0, 0
     for _ in range(1000):
         sample = everyday_sample(rng, split=split)
-        full += len(sample.memories) == 8 and len(sample.turns) == 1
-        assert 1 <= len(sample.memories) <= 8
+        asked = [turn for turn in sample.turns if turn.answer or turn.reply == UNKNOWN]
+        now = [turn for turn in sample.turns if turn not in asked]
+        full += len(sample.memories) + len(now) == 8 and len(asked) == 1
+        window += bool(now)
+        assert 1 <= len(sample.memories) + len(now) <= 8
         assert len({memory.age_minutes for memory in sample.memories}) == len(sample.memories)
         assert not any("{" in memory.user for memory in sample.memories)
-        for turn in sample.turns:
+        told = [memory.user for memory in sample.memories] + [turn.user for turn in now]
+        for turn in asked:
             assert "{" not in turn.user
             if not turn.answer:
                 assert turn.reply == UNKNOWN
                 unknown += 1
                 continue
             assert value_split(turn.answer) == split
-            assert turn.reply == f"You told me: {turn.answer}."
-            assert any(turn.answer in memory.user for memory in sample.memories)
+            assert turn.reply.startswith(TOLD) and turn.answer in turn.reply
+            assert any(turn.answer in text for text in told)
             assert turn.answer.casefold() not in turn.user.casefold()
     assert 30 <= unknown <= 100
-    assert 450 <= full <= 600
+    assert 200 <= full <= 450 and 330 <= window <= 470
+
+
+def test_held_out_sentences_stay_out_of_training() -> None:
+    rng = random.Random(6)
+    held_out = {line.tell for line in everyday()[::HELD_OUT_EVERY]}
+    assert len(held_out) > 100
+    shapes = [re.compile(_shape(tell), re.I) for tell in held_out]
+    for _ in range(300):
+        sample = everyday_sample(rng, split="train")
+        for text in [memory.user for memory in sample.memories]:
+            assert not any(shape.fullmatch(text) for shape in shapes), text
+
+
+def _shape(tell: str) -> str:
+    return re.sub(r"\\{\w+\\}", ".+", re.escape(tell))
