@@ -15,6 +15,8 @@ class Memory(Frozen):
 
     id: str
     """Random 128-bit id, 32 hexadecimal digits; stable across update and rebuild."""
+    role: Literal["user", "assistant", "exchange", "document"]
+    """Who said it; an exchange holds both, a document section nobody."""
     text: str
     session_id: str | None = None
     source: str | None = None

@@ -1,7 +1,7 @@
 """The options that commands share, and what they open.
 
-In: `--bank --model --embedder --device --json`, and `--user --session` where memories are one
-user's. Out: one frozen :class:`Target`, the first argument of the command.
+In: `--bank --model --embedder --device --timeout --json`, and `--user --session` where memories are
+one user's. Out: one frozen :class:`Target`, the first argument of the command.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Target:
     model: str | None
     embedder: str
     device: str | None
+    timeout_s: float
     json: bool
     user: str = "me"
     session: str | None = None  # None: not named by the user
@@ -42,7 +43,13 @@ class Target:
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         from memlong_agent.memlong import MemLong
 
-        return MemLong(self.model, self.bank, embedder=self.embedder, device=self.device)
+        return MemLong(
+            self.model,
+            self.bank,
+            embedder=self.embedder,
+            device=self.device,
+            timeout_s=self.timeout_s,
+        )
 
     def memories(self, opened: MemLong) -> Memories:
         """The user's memories; new ones belong to the session."""
@@ -57,6 +64,8 @@ _SHARED = [
     click.option("--embedder", metavar="NAME", default="auto", show_default=True,
                  help="auto, minilm, lexical, or a sentence-transformers folder or name."),
     click.option("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda when present."),
+    click.option("--timeout", "timeout_s", metavar="SECONDS", type=click.FloatRange(min=0),
+                 default=30.0, show_default=True, help="How long to wait for a busy bank."),
     click.option("--json", is_flag=True, help="JSON on standard output, and nothing else."),
 ]  # fmt: skip
 _OWNED = {

@@ -72,9 +72,14 @@ class Memories:
         draft = self._spoken(_messages(parts), message_id, extra)
         return self._engine.bank.add(self._owner, [draft]).memories
 
-    def search(self, query: str, *, top_k: int = 8) -> builtins.list[Recall]:
-        """What would be recalled for `query`, best first; counts nothing."""
-        return self._engine.bank.search(self._owner, query, top_k=top_k)
+    def search(
+        self, query: str, *, top_k: int = 8, session_id: str | None = None
+    ) -> builtins.list[Recall]:
+        """What would be recalled for `query` from all sessions, or from one, best first.
+
+        Counts nothing. Raises ConfigError for a top_k below 1.
+        """
+        return self._engine.bank.search(self._owner, query, top_k=top_k, session=session_id)
 
     def get(self, memory_id: str) -> Memory:
         """One memory. Raises MemoryNotFoundError."""
@@ -90,7 +95,7 @@ class Memories:
         """Replace text, K/V, vector and time; the id stays. Raises MemoryNotFoundError."""
         old = self._engine.bank.get(self._owner, memory_id)
         text = clean_text(text)
-        if old.source is None:
+        if old.role != "document":
             draft = self._spoken([("user", text)], None, {"metadata": old.metadata})
         else:
             cut = self._sections([text], old.source)

@@ -115,6 +115,7 @@ def memory_record(stored: StoredMemory) -> Memory:
     """A memory as its user sees it."""
     return Memory(
         id=stored.id,
+        role=stored.role,  # type: ignore[arg-type]
         text=stored.text,
         session_id=stored.session,
         source=stored.source,

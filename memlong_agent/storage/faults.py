@@ -73,5 +73,5 @@ def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float)
 def locked(place: str, timeout_s: float) -> StoreLockedError:
     return StoreLockedError(
         f"The bank at {place} was busy for {timeout_s:g} s. Wait for the other process to finish "
-        "its write, or raise timeout_s."
+        "its write, or raise timeout_s (--timeout)."
     )

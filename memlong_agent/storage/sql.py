@@ -192,12 +192,15 @@ class Storage(Reader):
         return len(pks)
 
     def delete_chunks(self, owner: Owner, pks: Sequence[int]) -> int:
-        """Evict chunks, and memories that have none left; returns how many chunks."""
+        """Evict chunks with their text, and memories that have none left; returns how many chunks.
+
+        A memory of which some chunks stay keeps their text only, and its messages go.
+        """
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             touched = {c.memory_pk for c in reads.stored_chunks(conn, owner_pk, pks)}
             unused = writes.remove_chunks(conn, self._lexical, owner_pk, pks)
-            writes.remove_empty(conn, sorted(touched))
+            writes.trim(conn, sorted(touched))
         self._drop_forgotten(unused)
         return len(unused)
 

@@ -172,11 +172,21 @@ def remove_chunks(conn: Connection, lexical: Lexical, owner: int, pks: Sequence[
     return unused
 
 
-def remove_empty(conn: Connection, pks: Sequence[int]) -> None:
-    """Delete those memories of `pks` that have no chunk left."""
+def trim(conn: Connection, pks: Sequence[int]) -> None:
+    """Delete those memories of `pks` that have no chunk left; the others say what they still hold.
+
+    The digest stays: a document of which parts were evicted is not written again.
+    """
     empty = ~exists().where(chunks.c.memory_pk == memories.c.pk)
     for batch in reads.batches(pks):
         conn.execute(delete(memories).where(memories.c.pk.in_(batch), empty))
+        held = select(chunks.c.memory_pk, chunks.c.text).where(chunks.c.memory_pk.in_(batch))
+        texts: dict[int, str] = {}
+        for row in conn.execute(held.order_by(chunks.c.memory_pk, chunks.c.ordinal)):
+            texts[row.memory_pk] = texts.get(row.memory_pk, "") + row.text
+        for pk, text in texts.items():
+            change = update(memories).where(memories.c.pk == pk)
+            conn.execute(change.values(text=text, messages=None))
 
 
 def record_recalls(

@@ -14,7 +14,7 @@ import math
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from memlong_agent.chunking import PREAMBLE
 from memlong_agent.config import Frozen
+from memlong_agent.errors import ConfigError
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.model import MemoryModel
 from memlong_agent.model.load import write_sidecar
@@ -97,6 +98,7 @@ class Trainer:
         checkpoint = out / _CHECKPOINT
         if checkpoint.exists():
             self._resume = torch.load(checkpoint, weights_only=True)
+            _check_resumable(out, self._resume.get("settings", {}), settings)
             self.done = self._resume["done"]
             self.model.lm.load_state_dict(self._resume["model"])
             for layer, gate in self.model.gates.items():
@@ -233,6 +235,7 @@ class Trainer:
 
     def _save(self, phase: Phase, optimizer: MasterAdamW, gates: MasterAdamW | None) -> None:
         state = {
+            "settings": dict(self.settings),
             "done": self.done,
             "phase": phase,
             "model": self.model.lm.state_dict(),
@@ -300,6 +303,17 @@ def _rate(step: int, total: int, warmup: int) -> float:
         return (step + 1) / warmup
     share = (step - warmup) / max(1, total - warmup)
     return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _check_resumable(out: Path, before: Mapping[str, int | float], settings: TrainSettings) -> None:
+    """ConfigError when the run in `out` has a model of another shape or other data."""
+    for name in ("seed", "hidden_size", "layers", "heads", "feed_forward", "chunk_tokens"):
+        now = getattr(settings, name)
+        if before.get(name, now) != now:
+            raise ConfigError(
+                f"{out} holds a run with {name}={before[name]}, now {name}={now}. Use the same "
+                "value to go on with it, or another --out."
+            )
 
 
 def _state(optimizer: MasterAdamW) -> dict[str, Any]:

