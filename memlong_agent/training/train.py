@@ -187,7 +187,7 @@ class Trainer:
             for group in groups:
                 yield self._collate(group)
 
-    def _collate(self, rows: list[Row]) -> Batch:
+    def _collate(self, rows: Sequence[Row]) -> Batch:
         return collate(rows, self.encoder.preamble, self.tokenizer.pad_token_id)
 
     def _dev(self) -> dict[str, Batch]:
