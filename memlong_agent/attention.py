@@ -31,7 +31,7 @@ class PlacedKV:
 
     keys: torch.Tensor  # (B, H_kv, M, D)
     values: torch.Tensor  # (B, H_kv, M, D)
-    padding: torch.Tensor | None = None  # (B, 1, 1, M) additive: 0 visible, -inf padding
+    bias: torch.Tensor | None = None  # (B, 1, 1, M) additive: a chunk's log-prior, -inf padding
 
     def __post_init__(self) -> None:
         if self.keys.dim() != 4 or self.keys.shape != self.values.shape:
@@ -135,7 +135,7 @@ def merged(
             placed.keys,
             placed.values,
             gate,
-            placed.padding,
+            placed.bias,
             mask,
             causal,
             scaling,
@@ -144,9 +144,7 @@ def merged(
     if needs_grad:
         return joint(query, key, value, placed, gate, mask, causal, scaling)
     local, lse_local = lse.attend(query, key, value, mask, causal, scaling)
-    recalled, lse_mem = lse.attend(
-        query, placed.keys, placed.values, placed.padding, False, scaling
-    )
+    recalled, lse_mem = lse.attend(query, placed.keys, placed.values, placed.bias, False, scaling)
     return _merge(local, lse_local, recalled, lse_mem, gate)
 
 
@@ -164,8 +162,8 @@ def joint(
     batch, heads, queries, _ = query.shape
     recalled, local = placed.keys.shape[2], key.shape[2]
     bias = gate.float().view(1, heads, 1, 1).expand(batch, heads, queries, recalled)
-    if placed.padding is not None:
-        bias = bias + placed.padding.float()
+    if placed.bias is not None:
+        bias = bias + placed.bias.float()
     here = torch.zeros(1, 1, queries, local, device=query.device) if mask is None else mask.float()
     if causal:
         here = here.masked_fill(torch.ones_like(here, dtype=torch.bool).triu(1), float("-inf"))
@@ -186,9 +184,9 @@ class _TwoParts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, keys, values, gate, padding, mask, causal, scaling):  # type: ignore[no-untyped-def]
+    def forward(ctx, query, key, value, keys, values, gate, bias, mask, causal, scaling):  # type: ignore[no-untyped-def]
         local, lse_local = lse.attend(query, key, value, mask, causal, scaling)
-        recalled, lse_mem = lse.attend(query, keys, values, padding, False, scaling)
+        recalled, lse_mem = lse.attend(query, keys, values, bias, False, scaling)
         out, weight = _merge(local, lse_local, recalled, lse_mem, gate)
         gated = lse_mem + gate.float().view(1, -1, 1)
         total = torch.logaddexp(lse_local, gated)
@@ -199,7 +197,7 @@ class _TwoParts(torch.autograd.Function):
             keys,
             values,
             gate,
-            padding,
+            bias,
             mask,
             out,
             total,
@@ -220,7 +218,7 @@ class _TwoParts(torch.autograd.Function):
             keys,
             values,
             gate,
-            padding,
+            bias,
             mask,
             out,
             total,
@@ -239,7 +237,7 @@ class _TwoParts(torch.autograd.Function):
             values,
             out,
             total - gate.float().view(1, -1, 1),
-            padding,
+            bias,
             False,
             ctx.scaling,
         )
@@ -285,11 +283,11 @@ def _like_batch(placed: PlacedKV, query: torch.Tensor) -> PlacedKV:
         return placed
     if placed.keys.shape[0] != 1:
         raise ValueError(f"memory for {placed.keys.shape[0]} rows against {batch} queries")
-    padding = placed.padding
+    bias = placed.bias
     return PlacedKV(
         placed.keys.expand(batch, -1, -1, -1),
         placed.values.expand(batch, -1, -1, -1),
-        padding if padding is None else padding.expand(batch, -1, -1, -1),
+        bias if bias is None else bias.expand(batch, -1, -1, -1),
     )
 
 
@@ -309,8 +307,8 @@ def _record(
     last = query[:, :, -1:].float()  # (B, H, 1, D)
     keys = placed.keys.repeat_interleave(groups, dim=1).float()  # (B, H, M, D)
     logits = (last @ keys.transpose(-1, -2)).squeeze(2) * scaling  # (B, H, M)
-    if placed.padding is not None:
-        logits = logits + placed.padding[:, 0].float()
+    if placed.bias is not None:
+        logits = logits + placed.bias[:, 0].float()
     share = (F.softmax(logits, dim=-1) * weight[:, :, -1:]).mean(1)  # (B, M)
     parts = torch.split(share, list(memory.chunk_tokens), dim=-1)
     memory.chunk_mass[layer] = torch.stack([part.sum(-1) for part in parts], dim=-1)

@@ -8,7 +8,7 @@ Letters: N chunks, E embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ DEPTH = 50  # of each arm, for fusion
 # 63 chunks that it brought back over 280 questions was the right one.
 _CERTAIN = 0.5
 _WIDER = 4
+_PRIOR = 8.0  # nats that a chunk without any likeness is behind the best; measured in README
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -101,7 +102,7 @@ class Finder:
                 depth=depth,
             )
 
-        return widened(ask, lambda hits: seen.keep(hits, lambda hit: hit.pk), want)
+        return widened(ask, seen.hits, want)
 
     def _dense_arm(self, question: Question, seen: _Seen, vector: Vectors, want: int) -> list[int]:
         """Keys by the cosine of fp16 rows."""
@@ -111,11 +112,7 @@ class Finder:
                 question.owner, turn=question.turn, session=question.session
             )
         index = self._indexes.of(question.owner)
-        return widened(
-            lambda depth: index.search(vector, depth, allowed),
-            lambda pks: seen.keep(pks, lambda pk: pk),
-            want,
-        )
+        return widened(lambda depth: index.search(vector, depth, allowed), seen.pks, want)
 
     def _cosines(self, owner: Owner, vector: Vectors, pks: Sequence[int]) -> dict[int, float]:
         """fp32 cosines by key; 0.0 for a chunk without a vector."""
@@ -125,6 +122,16 @@ class Finder:
             ids, scores = rescore(vector, ids, vectors, ids.size)
             cosines.update(zip(ids.tolist(), scores.tolist(), strict=True))
         return cosines
+
+
+def log_priors(scores: Sequence[float]) -> list[float]:
+    """What each of the chunks recalled together adds to its attention logits, by their cosines.
+
+    0 for the best, less the farther behind it. So the retriever's judgement is the prior of the
+    decoder's own, as p(z|x) is in RAG (Lewis et al. 2020); all 0 without cosines.
+    """
+    best = max(scores, default=0.0)
+    return [_PRIOR * (score / best - 1) if best > 0 else 0.0 for score in scores]
 
 
 class _Seen:
@@ -141,19 +148,24 @@ class _Seen:
             raise KeyError(pk)
         return chunk
 
-    def keep(self, ranked: Sequence[T], key: Callable[[T], int]) -> list[T]:
+    def hits(self, ranked: Sequence[LexicalHit]) -> list[LexicalHit]:
         """Those of a ranking that the question may find, in order."""
-        new = [key(each) for each in ranked if key(each) not in self._chunks]
+        self._admit(hit.chunk for hit in ranked if hit.pk not in self._chunks)
+        return [hit for hit in ranked if self._chunks[hit.pk] is not None]
+
+    def pks(self, ranked: Sequence[int]) -> list[int]:
+        """The same for keys, whose chunks are looked up."""
+        new = [pk for pk in ranked if pk not in self._chunks]
         if new:
             self._chunks.update(dict.fromkeys(new))
-            self._look_up(new)
-        return [each for each in ranked if self._chunks[key(each)] is not None]
+            asked = self._question
+            self._admit(self._storage.recallable(asked.owner, new, turn=asked.turn))
+        return [pk for pk in ranked if self._chunks[pk] is not None]
 
-    def _look_up(self, pks: Sequence[int]) -> None:
-        asked = self._question
-        for chunk in self._storage.recallable(asked.owner, pks, turn=asked.turn):
-            if asked.absent is None or asked.absent(chunk):
-                self._chunks[chunk.pk] = chunk
+    def _admit(self, chunks: Iterable[StoredChunk]) -> None:
+        absent = self._question.absent
+        for chunk in chunks:
+            self._chunks[chunk.pk] = chunk if absent is None or absent(chunk) else None
 
 
 def widened(

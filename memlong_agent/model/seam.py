@@ -143,18 +143,32 @@ class MemoryModel:
         return [done[i] for i in range(len(chunks))]
 
     def recall(
-        self, chunks: Sequence[KVChunk], placement: Placement, *, trace_chunks: bool = False
+        self,
+        chunks: Sequence[KVChunk],
+        placement: Placement,
+        *,
+        log_priors: Sequence[float] = (),
+        trace_chunks: bool = False,
     ) -> RecalledMemory | None:
-        """Chunks in time order, placed for one request; None when there are none."""
+        """Chunks in time order, placed for one request; None when there are none.
+
+        `log_priors` gives each chunk what is added to the logits of its keys; none is 0 for all.
+        """
         if not chunks:
             return None
+        bias = None
+        if any(log_priors):
+            tokens = [chunk.tokens for chunk in chunks]
+            priors = torch.tensor(log_priors, dtype=self.lm.dtype, device=self.device)
+            bias = priors.repeat_interleave(torch.tensor(tokens, device=self.device))  # (M,)
+            bias = bias[None, None, None]
         keys = torch.cat([chunk.keys for chunk in chunks], dim=2).to(
             self.device
         )  # (L_mem, H_kv, M, D)
         values = torch.cat([chunk.values for chunk in chunks], dim=2).to(self.device)
         positions = memory_positions(placement.policy, keys.shape[2], placement.start)
         placed = self.place(
-            keys[:, None], values[:, None], torch.tensor([positions], device=self.device)
+            keys[:, None], values[:, None], torch.tensor([positions], device=self.device), bias
         )
         return RecalledMemory(
             placed, self.gates, tuple(chunk.tokens for chunk in chunks), trace_chunks=trace_chunks
@@ -165,13 +179,13 @@ class MemoryModel:
         keys: torch.Tensor,  # (L_mem, B, H_kv, M, D), before RoPE
         values: torch.Tensor,  # (L_mem, B, H_kv, M, D)
         positions: torch.Tensor,  # (B or 1, M)
-        padding: torch.Tensor | None = None,  # (B, 1, 1, M) additive
+        bias: torch.Tensor | None = None,  # (B, 1, 1, M) additive
     ) -> dict[int, PlacedKV]:
         """What each retrieval layer reads: keys at `positions`, by the model's own rotary."""
         cos, sin = self.decoder.rotary_emb(keys[0].float(), positions)  # (B or 1, M, D)
         placed: dict[int, PlacedKV] = {}
         for index, memory_layer in enumerate(self.layout.memory_layers):
-            part = PlacedKV(rotate(keys[index], cos, sin), values[index], padding)
+            part = PlacedKV(rotate(keys[index], cos, sin), values[index], bias)
             placed |= dict.fromkeys(self.layout.readers[memory_layer], part)
         return placed
 

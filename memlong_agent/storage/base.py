@@ -166,11 +166,15 @@ class Event:
 class LexicalHit:
     """One chunk that shares words with the query."""
 
-    pk: int
+    chunk: StoredChunk
     score: float
     """Sum over shared terms of log(1 + chunks of the owner / chunks with the term)."""
     rare: bool
     """It holds a term that at most max(2, 0.5 %) of the owner's chunks have."""
+
+    @property
+    def pk(self) -> int:
+        return self.chunk.pk
 
 
 @dataclass(frozen=True, slots=True)

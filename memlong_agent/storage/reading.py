@@ -33,8 +33,6 @@ from memlong_agent.storage.database import Database
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
 
-_HITS_AT_ONCE = 200
-
 
 class Reader:
     """Reading calls of :class:`~memlong_agent.storage.sql.Storage`."""
@@ -116,17 +114,18 @@ class Reader:
         """As :meth:`chunks`, without expired, superseded and withheld ones, and without what other
         turns than `turn` have pending."""
         with self._db.scope() as conn:
-            where = reads.may_be_recalled(self._clock(), turn)
-            return reads.stored_chunks(conn, reads.owner_row(conn, owner)[0], pks, where=where)
+            pk = reads.owner_row(conn, owner)[0]
+            return reads.recallable_chunks(conn, pk, pks, now=self._clock(), turn=turn)
 
     def recallable_pks(
         self, owner: Owner, *, turn: str | None = None, session: str | None = None
     ) -> Pks:
         """Keys of all chunks that `turn` may recall (in one session, if given), ascending: (N,)."""
         with self._db.scope() as conn:
-            where = reads.may_be_recalled(self._clock(), turn)
             pk = reads.owner_row(conn, owner)[0]
-            return np.array(reads.recallable_pks(conn, pk, where, session=session), np.int64)
+            now = self._clock()
+            found = reads.recallable_pks(conn, pk, now=now, turn=turn, session=session)
+            return np.array(found, np.int64)
 
     def search(
         self,
@@ -140,17 +139,21 @@ class Reader:
         """The lexical arm: at most `depth` chunks that may be recalled, best first, ties by key."""
         with self._db.scope() as conn:
             pk, count, _ = reads.owner_row(conn, owner)
-            where = reads.may_be_recalled(self._clock(), turn)
+            now = self._clock()
             found = self._lexical.search(conn, pk, count, text)
             hits: list[LexicalHit] = []
-            for start in range(0, len(found.pks), _HITS_AT_ONCE):
-                part = slice(start, start + _HITS_AT_ONCE)
-                some = [int(each) for each in found.pks[part]]
-                live = set(reads.recallable_pks(conn, pk, where, session=session, among=some))
+            for start in range(0, len(found.pks), depth):
+                part = slice(start, start + depth)
+                some = found.pks[part].tolist()
+                live = {
+                    chunk.pk: chunk
+                    for chunk in reads.recallable_chunks(conn, pk, some, now=now, turn=turn)
+                    if session is None or chunk.session == session
+                }
                 rows = zip(
                     some, found.scores[part].tolist(), found.rare[part].tolist(), strict=True
                 )
-                hits += [LexicalHit(*row) for row in rows if row[0] in live]
+                hits += [LexicalHit(live[key], *rest) for key, *rest in rows if key in live]
                 if len(hits) >= depth:
                     break
             return hits[:depth]

@@ -1,17 +1,17 @@
 """Statements that only read: rows in, frozen records out. The caller owns the transaction.
 
-Everything that recall uses goes through :func:`may_be_recalled`: not expired, not superseded,
+Everything that recall uses goes through `_MAY_BE_RECALLED`: not expired, not superseded,
 recallable, and pending only for the turn that wrote it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Text, and_, bindparam, func, or_, select
 
 from memlong_agent.errors import MemoryNotFoundError
 from memlong_agent.storage.base import (
@@ -26,6 +26,7 @@ from memlong_agent.storage.base import (
 )
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.models import (
+    Utc,
     blobs,
     chunks,
     events,
@@ -37,6 +38,13 @@ from memlong_agent.storage.models import (
 )
 
 _BATCH = 500  # keys per statement, well below SQLite's oldest limit of 999 variables
+# A condition on a memory's row: recall may use it at :now, in the turn :turn.
+_MAY_BE_RECALLED = and_(
+    memories.c.recallable,
+    or_(memories.c.pending.is_(None), memories.c.pending == bindparam("turn", type_=Text)),
+    or_(memories.c.expires_at.is_(None), memories.c.expires_at > bindparam("now", type_=Utc)),
+    memories.c.superseded_by.is_(None),
+)
 
 
 def batches(items: Iterable[int]) -> Iterator[list[int]]:
@@ -55,16 +63,6 @@ def owner_row(conn: Connection, owner: Owner) -> tuple[int, int, int]:
     query = select(owners.c.pk, owners.c.chunks, owners.c.tokens).where(_is_owner(owner))
     row = conn.execute(query).first()
     return (row.pk, row.chunks, row.tokens) if row else (0, 0, 0)
-
-
-def may_be_recalled(now: datetime, turn: str | None) -> ColumnElement[bool]:
-    """Condition on a memory's row: recall may use it now, in this turn."""
-    return and_(
-        memories.c.recallable,
-        or_(memories.c.pending.is_(None), memories.c.pending == turn),
-        or_(memories.c.expires_at.is_(None), memories.c.expires_at > now),
-        memories.c.superseded_by.is_(None),
-    )
 
 
 def memory_pks(
@@ -126,37 +124,29 @@ def stored_memories(conn: Connection, pks: Sequence[int]) -> list[StoredMemory]:
     return [found[pk] for pk in pks if pk in found]
 
 
-def stored_chunks(
-    conn: Connection, owner_pk: int, pks: Sequence[int], *, where: ColumnElement[bool] | None = None
+def stored_chunks(conn: Connection, owner_pk: int, pks: Sequence[int]) -> list[StoredChunk]:
+    """An owner's chunks in the order of `pks`, whatever their state; others are left out."""
+    return _chunks(conn, _CHUNKS, pks, {"owner": owner_pk})
+
+
+def recallable_chunks(
+    conn: Connection, owner_pk: int, pks: Sequence[int], *, now: datetime, turn: str | None
 ) -> list[StoredChunk]:
-    """An owner's chunks in the order of `pks`, narrowed by a condition on their memories."""
-    query = _chunk_query().where(chunks.c.owner_id == owner_pk)
-    if where is not None:
-        query = query.where(where)
-    found: dict[int, StoredChunk] = {}
-    for batch in batches(pks):
-        for row in conn.execute(query.where(chunks.c.pk.in_(batch))):
-            found[row.pk] = _chunk(row)
-    return [found[pk] for pk in pks if pk in found]
+    """Those of :func:`stored_chunks` that recall may use now, in this turn."""
+    parameters = {"owner": owner_pk, "now": now, "turn": turn}
+    return _chunks(conn, _RECALLABLE_CHUNKS, pks, parameters)
 
 
 def recallable_pks(
-    conn: Connection,
-    owner_pk: int,
-    where: ColumnElement[bool],
-    *,
-    session: str | None = None,
-    among: Sequence[int] | None = None,
+    conn: Connection, owner_pk: int, *, now: datetime, turn: str | None, session: str | None
 ) -> list[int]:
-    """Keys of an owner's chunks whose memories satisfy `where`, ascending."""
+    """Keys of all an owner's chunks that recall may use now, in this turn, ascending."""
     query = select(chunks.c.pk).join(memories, memories.c.pk == chunks.c.memory_pk)
-    query = query.where(chunks.c.owner_id == owner_pk, where)
+    query = query.where(chunks.c.owner_id == owner_pk, _MAY_BE_RECALLED)
     if session is not None:
         query = query.join(sessions, sessions.c.pk == memories.c.session_id)
         query = query.where(sessions.c.external_id == session)
-    if among is not None:
-        query = query.where(chunks.c.pk.in_(among))
-    return list(conn.scalars(query.order_by(chunks.c.pk)))
+    return list(conn.scalars(query.order_by(chunks.c.pk), {"now": now, "turn": turn}))
 
 
 def chunk_ages(conn: Connection, owner_pk: int) -> list[ChunkAge]:
@@ -268,7 +258,26 @@ def _chunk_query() -> Select[Any]:
         )
         .join(memories, memories.c.pk == chunks.c.memory_pk)
         .outerjoin(sessions, sessions.c.pk == memories.c.session_id)
+        .where(
+            chunks.c.owner_id == bindparam("owner"),
+            chunks.c.pk.in_(bindparam("pks", expanding=True)),
+        )
     )
+
+
+# Built once: a turn runs them several times, and building one takes as long as running it.
+_CHUNKS = _chunk_query()
+_RECALLABLE_CHUNKS = _CHUNKS.where(_MAY_BE_RECALLED)
+
+
+def _chunks(
+    conn: Connection, query: Select[Any], pks: Sequence[int], parameters: Mapping[str, Any]
+) -> list[StoredChunk]:
+    found: dict[int, StoredChunk] = {}
+    for batch in batches(pks):
+        for row in conn.execute(query, {**parameters, "pks": batch}):
+            found[row.pk] = _chunk(row)
+    return [found[pk] for pk in pks if pk in found]
 
 
 def _chunk(row: Any) -> StoredChunk:

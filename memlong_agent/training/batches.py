@@ -9,7 +9,7 @@ Letters: B windows, T window tokens, N chunks, C chunk tokens, M recalled tokens
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -22,17 +22,18 @@ from memlong_agent.training.dialogues import MemoryText, Sample, Turn
 
 USER_WEIGHT, REPLY_WEIGHT, ANSWER_WEIGHT = 0.1, 1.0, 2.0
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+GROUP_TOKENS = 6500  # window tokens of a batch, padding included; six of the longest windows
 _CHUNK_GROUPS = 5  # 24,000 padded chunk tokens a step become 11,000
 _TEN_YEARS_S = 10 * 365 * 86400
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One optimizer step's tensors; row `b` reads the `memory` tokens that `visible` marks."""
+    """One optimizer step's tensors; row `b` reads the `memory` tokens whose `bias` is finite."""
 
     chunk_ids: tuple[torch.Tensor, ...]  # each (N, P + C): preamble, header and body, padded right
     memory: torch.Tensor  # (B, M) index into all chunk tokens, flattened and joined
-    visible: torch.Tensor  # (B, M) bool
+    bias: torch.Tensor  # (B, M) log-prior of the token's chunk, -inf padding
     window_ids: torch.Tensor  # (B, T)
     weights: torch.Tensor  # (B, T) loss weight of PREDICTING this token
     answers: torch.Tensor  # (B, T) bool: tokens of a reply that answers a question
@@ -44,6 +45,7 @@ class Row:
     """One window and its memory, tokenized."""
 
     chunks: tuple[tuple[int, ...], ...]
+    log_priors: tuple[float, ...]  # of each chunk
     window: tuple[int, ...]
     weights: tuple[float, ...]
     answers: tuple[bool, ...]
@@ -74,7 +76,9 @@ class Encoder:
         """A sample as one row; the clock is random, older memories carry older dates."""
         now = _EPOCH + timedelta(seconds=rng.randrange(_TEN_YEARS_S))
         ordered = sorted(sample.memories, key=lambda memory: -memory.age_minutes)
-        chunks = [chunk for memory in ordered for chunk in self.chunks(memory, now)]
+        chunks = [
+            (chunk, memory.log_prior) for memory in ordered for chunk in self.chunks(memory, now)
+        ]
         return self.join(chunks, sample.turns)
 
     def chunks(self, memory: MemoryText, now: datetime) -> list[ChunkText]:
@@ -88,8 +92,8 @@ class Encoder:
         messages = [("user", memory.user), ("assistant", memory.reply)]
         return exchange_chunks(messages, when, self.tokenize, self.chunk_tokens)
 
-    def join(self, chunks: Sequence[ChunkText], turns: Sequence[Turn]) -> Row:
-        """A window of `turns` in the chat template, over `chunks` in time order."""
+    def join(self, chunks: Sequence[tuple[ChunkText, float]], turns: Sequence[Turn]) -> Row:
+        """A window of `turns` in the chat template, over chunks with log-priors in time order."""
         window, weights, answers = [self.tokenizer.bos_token_id], [0.0], [False]
         for turn in turns:
             asked = [
@@ -102,7 +106,11 @@ class Encoder:
             answers += [False] * len(asked)
             self._reply(turn, window, weights, answers)
         return Row(
-            tuple(c.token_ids for c in chunks), tuple(window), tuple(weights), tuple(answers)
+            tuple(chunk.token_ids for chunk, _ in chunks),
+            tuple(log_prior for _, log_prior in chunks),
+            tuple(window),
+            tuple(weights),
+            tuple(answers),
         )
 
     def _reply(
@@ -135,16 +143,29 @@ def collate(rows: Sequence[Row], preamble: Sequence[int], pad: int) -> Batch:
     spans: list[list[int]] = [[] for _ in rows]
     for n, (b, chunk) in enumerate(chunks):
         spans[b] += range(starts[n], starts[n] + len(chunk))
-    visible = _padded([[True] * len(span) for span in spans], torch.bool, False)
+    bias = [
+        [prior for chunk, prior in zip(row.chunks, row.log_priors, strict=True) for _ in chunk]
+        for row in rows
+    ]
     return Batch(
         tuple(groups),
         _padded(spans, torch.long, 0),
-        visible,
+        _padded(bias, torch.float32, float("-inf")),
         _padded([row.window for row in rows], torch.long, pad),
         _padded([row.weights for row in rows], torch.float32, 0.0),
         _padded([row.answers for row in rows], torch.bool, False),
         len(preamble),
     )
+
+
+def grouped(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Rows by rising length, `size` at a time; fewer where they would take too many tokens."""
+    start = 0
+    for end in range(1, len(rows) + 1):
+        grown = end - start + 1  # rows of this group if the next one joined
+        if end == len(rows) or grown > size or grown * len(rows[end].window) > GROUP_TOKENS:
+            yield rows[start:end]
+            start = end
 
 
 def _padded(rows: Sequence[Sequence[float]], dtype: torch.dtype, fill: float) -> torch.Tensor:

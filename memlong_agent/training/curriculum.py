@@ -33,7 +33,7 @@ STAGES = (
 )
 LATE = Stage(1 << 30, MAX_MEMORIES, 0.08, 24)  # 24 turns fill a live window of 1,024 tokens
 MEMORY = Stage(1 << 30, MAX_MEMORIES, 0.06, 24)  # the memory phase
-RETRIEVED = 0.35  # of memory-phase rows: what the real embedder finds
+RETRIEVED = 0.35  # of rows, once there are such: what the real embedder finds
 FEW = 0.5  # of the other rows: 1 to 3 memories, as many as recall mostly keeps
 EVERYDAY = 0.35  # of the other rows: hand-written wordings whose question shares few words
 
@@ -48,7 +48,7 @@ class Curriculum:
 
     def row(self, rng: random.Random, phase: Phase, step: int) -> Row:
         """One row of `phase` at `step`."""
-        if phase == "memory" and self._retrieved and rng.random() < RETRIEVED:
+        if self._retrieved and rng.random() < RETRIEVED:
             return self._encoder.row(rng.choice(self._retrieved), rng)
         stage = MEMORY if phase == "memory" else next((s for s in STAGES if step < s.until), LATE)
         if rng.random() < EVERYDAY:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _SERIES = {
     "everyday_on": "memory on, everyday sentences kept out",
@@ -29,14 +31,26 @@ def plot_curve(folder: Path, log: str) -> Path | None:
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    steps, base = [], 0
-    for record in records:
-        base = max(base, record["step"]) if record["phase"] == "base" else base
-        steps.append(record["step"] + (base if record["phase"] == "memory" else 0))
+    steps, borders = _steps(records)
     for name, label in _SERIES.items():
         axes.plot(steps, [100 * record[name] for record in records], label=label)
-    axes.axvline(base, color="gray", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="step (dotted: lower layers frozen)", ylabel="% of dev windows all right")
+    for border in borders:
+        axes.axvline(border, color="gray", linewidth=0.8, linestyle=":")
+    axes.set(
+        xlabel="step (dotted: lower layers frozen, thawed)", ylabel="% of dev windows all right"
+    )
     axes.legend()
     figure.savefig(folder / "training_curve.png", dpi=80)
     return folder / "training_curve.png"
+
+
+def _steps(records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+    """The step of each record since the run began, and where phases begin but the first."""
+    steps: list[int] = []
+    borders: list[int] = []
+    for at, record in enumerate(records):
+        stretch = record["round"], record["phase"]
+        if at and stretch != (records[at - 1]["round"], records[at - 1]["phase"]):
+            borders.append(steps[-1])
+        steps.append(record["step"] + (borders[-1] if borders else 0))
+    return steps, borders

@@ -63,7 +63,9 @@ class Everyday:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class Telling:
+    """A sentence, a question about it and the value that answers it."""
+
     tell: str
     ask: str
     value: str
@@ -89,7 +91,7 @@ def _hurried(text: str) -> str:
     return text if hurried else text[:1].lower() + text[1:]
 
 
-def _told(rng: random.Random, template: Everyday, split: Split) -> _Told | None:
+def _told(rng: random.Random, template: Everyday, split: Split) -> Telling | None:
     """The template with a value and its slots filled; `None` when the question gives it away."""
     value = make_value(rng, template.kind, split)
     if not value:
@@ -112,7 +114,7 @@ def _told(rng: random.Random, template: Everyday, split: Split) -> _Told | None:
     if " {v}" in tell:
         noun = article(value)
         tell = _ARTICLE.sub(lambda m: f"{m[1]}{noun[1:]} {{v}}", tell)
-    return _Told(tell.replace("{v}", value), ask, value)
+    return Telling(tell.replace("{v}", value), ask, value)
 
 
 @cache
@@ -125,10 +127,10 @@ def _lines(wordings: Wordings) -> tuple[Everyday, ...]:
     )
 
 
-def _draw(rng: random.Random, split: Split, count: int, wordings: Wordings) -> list[_Told]:
+def tellings(rng: random.Random, split: Split, count: int, wordings: Wordings) -> list[Telling]:
     """`count` tellings of different templates, with different values."""
     lines = _lines(wordings)
-    drawn: list[_Told] = []
+    drawn: list[Telling] = []
     taken: set[int] = set()
     values: set[str] = set()
     while len(drawn) < count:
@@ -157,7 +159,7 @@ def everyday_sample(
         count = 1 + int(rng.random() * most)
         asked = min(count, 1 + int(rng.random() * 3))
     unknown = rng.random() < UNKNOWN_SHARE
-    drawn = _draw(rng, split, count + unknown, wordings)
+    drawn = tellings(rng, split, count + unknown, wordings)
     turns = [
         answer_turn(told.ask, restated(told.tell, told.value), told.value) for told in drawn[:asked]
     ]
@@ -172,7 +174,7 @@ def everyday_sample(
     return Sample(_dated(rng, drawn, count), (*told_now, *turns))
 
 
-def _dated(rng: random.Random, drawn: list[_Told], count: int) -> tuple[MemoryText, ...]:
+def _dated(rng: random.Random, drawn: list[Telling], count: int) -> tuple[MemoryText, ...]:
     """The tellings as memories of different ages, in random order."""
     ages: set[int] = set()
     while len(ages) < count:

@@ -35,7 +35,8 @@ Kind = Literal["exchange", "document"]
 class MemoryText:
     """One remembered text. An exchange has `user` and `reply` (may be ""), a document `text`.
 
-    `age_minutes` is how long ago it was written; within a sample all ages differ.
+    `age_minutes` is how long ago it was written; within a sample all ages differ. `log_prior` is
+    what a retriever thinks of it, as :func:`memlong_agent.memory.log_priors` puts it.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class MemoryText:
     reply: str
     text: str
     age_minutes: int
+    log_prior: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,57 +1,78 @@
 """Samples whose memories are what the real embedder finds, so that training sees real distractors.
 
-In: a seed and prose. Out: one-question samples over the `top_k` nearest of a whole life's facts.
+In: a seed and prose. Out: one-question samples over the `top_k` nearest of a whole life's facts,
+with the log-priors that recall gives them.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from memlong_agent.embedding import minilm
+from memlong_agent.embedding import Embedder, minilm
+from memlong_agent.memory import log_priors
 from memlong_agent.training.dialogues import NOTED, UNKNOWN, MemoryText, Sample, Turn, answer_turn
-from memlong_agent.training.facts import Fact, make_facts
+from memlong_agent.training.everyday import Telling, tellings
+from memlong_agent.training.facts import make_facts
+from memlong_agent.training.restate import restated
 
-WORLDS, FACTS, PROSE, TOP_K = 24, 80, 400, 8
+WORLDS, FACTS, EVERYDAY, PROSE, TOP_K = 60, 60, 30, 400, 8
 
 
 def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
-    """`WORLDS x FACTS` questions, each over the `TOP_K` nearest of its world and of prose.
+    """`WORLDS x (FACTS + EVERYDAY)` questions, each over the nearest of its world and of prose.
 
     A question whose own fact is not among them keeps it out: the reply is then an abstention.
     """
     embedder = minilm()
+    rng = random.Random(f"{seed}-retrieved")
     documents = [
         MemoryText("document", "", "", text, n + 1)
-        for n, text in enumerate(random.Random(seed).sample(list(prose), PROSE))
+        for n, text in enumerate(rng.sample(list(prose), PROSE))
     ]
     prose_vectors = embedder.embed_texts([memory.text for memory in documents])  # (PROSE, E)
     samples = []
     for world in range(WORLDS):
         facts = make_facts(FACTS, seed=seed * 1000 + world, split="train", wordings="train")
-        told = [
-            MemoryText("exchange", fact.tell, NOTED + fact.restated, "", PROSE + len(facts) - n)
-            for n, fact in enumerate(facts)
-        ]
-        vectors = embedder.embed_texts(
-            [f"User: {memory.user}\nAssistant: {memory.reply}" for memory in told]
-        )
-        asked = embedder.embed_texts([fact.ask for fact in facts])  # (FACTS, E)
-        scores = asked @ np.concatenate([vectors, prose_vectors]).T  # (FACTS, FACTS + PROSE)
-        pool = [*told, *documents]
-        for n, (fact, row) in enumerate(zip(facts, scores, strict=True)):
-            nearest = np.argsort(-row)[:TOP_K]
-            if n % 2:  # every other question as recall drops chunks, the rest with all distractors
-                floor = max(embedder.threshold, embedder.share_of_best * row.max())
-                nearest = nearest[row[nearest] >= floor]
-            samples.append(_sample(fact, [pool[i] for i in nearest], found=n in nearest))
+        told = [Telling(fact.tell, fact.ask, fact.answer) for fact in facts]
+        told += tellings(rng, "train", EVERYDAY, "train")
+        rng.shuffle(told)
+        samples += _world(told, documents, prose_vectors, embedder)
     return samples
 
 
-def _sample(fact: Fact, memories: list[MemoryText], *, found: bool) -> Sample:
-    turn = (
-        answer_turn(fact.ask, fact.restated, fact.answer) if found else Turn(fact.ask, UNKNOWN, "")
+def _world(
+    told: Sequence[Telling],  # N
+    documents: Sequence[MemoryText],  # P
+    prose_vectors: np.ndarray,  # (P, E)
+    embedder: Embedder,
+) -> list[Sample]:
+    said = [restated(one.tell, one.value) for one in told]
+    memories = [
+        MemoryText("exchange", one.tell, NOTED + back, "", len(documents) + len(told) - n)
+        for n, (one, back) in enumerate(zip(told, said, strict=True))
+    ]
+    vectors = embedder.embed_texts(
+        [f"User: {memory.user}\nAssistant: {memory.reply}" for memory in memories]
     )
-    return Sample(tuple(memories), (turn,))
+    asked = embedder.embed_texts([one.ask for one in told])  # (N, E)
+    scores = asked @ np.concatenate([vectors, prose_vectors]).T  # (N, N + P)
+    pool = [*memories, *documents]
+    samples = []
+    for n, row in enumerate(scores):
+        nearest = np.argsort(-row)[:TOP_K]
+        if n % 2:  # every other question as recall drops chunks, the rest with all distractors
+            floor = max(embedder.threshold, embedder.share_of_best * row.max())
+            nearest = nearest[row[nearest] >= floor]
+        found = [
+            replace(pool[i], log_prior=prior)
+            for i, prior in zip(nearest, log_priors(row[nearest].tolist()), strict=True)
+        ]
+        turn = answer_turn(told[n].ask, said[n], told[n].value)
+        if n not in nearest:
+            turn = Turn(told[n].ask, UNKNOWN, "")
+        samples.append(Sample(tuple(found), (turn,)))
+    return samples

@@ -11,7 +11,7 @@ heads, D head dimension.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,13 @@ from memlong_agent.model import MemoryModel
 from memlong_agent.training.batches import Batch
 
 Phase = Literal["base", "memory"]
+PHASES: tuple[Phase, ...] = ("base", "memory")
 _WINDOW_START = 1  # recalled keys stand at 0
 
 
 def read_memory(model: MemoryModel, batch: Batch) -> RecalledMemory | None:
     """The batch's chunks encoded and dealt to its rows; None when no row has memory."""
-    if not bool(batch.visible.any()):
+    if not bool(batch.bias.isfinite().any()):
         return None
     pairs = [model.project(ids) for ids in batch.chunk_ids]
     layers = model.layout.memory_layers
@@ -34,10 +35,9 @@ def read_memory(model: MemoryModel, batch: Batch) -> RecalledMemory | None:
         torch.stack([_deal([pair[layer][part] for pair in pairs], batch) for layer in layers])
         for part in (0, 1)
     )
-    hidden = torch.zeros(batch.visible.shape, dtype=keys.dtype)
-    hidden.masked_fill_(~batch.visible, float("-inf"))
+    bias = batch.bias[:, None, None].to(keys.dtype)
     positions = torch.zeros(1, batch.memory.shape[1], dtype=torch.long)
-    return RecalledMemory(model.place(keys, values, positions, hidden[:, None, None]), model.gates)
+    return RecalledMemory(model.place(keys, values, positions, bias), model.gates)
 
 
 def _deal(states: list[torch.Tensor], batch: Batch) -> torch.Tensor:
@@ -111,3 +111,13 @@ class MasterAdamW:
             for master, parameter in zip(self.masters, self.parameters, strict=True):
                 parameter.copy_(master)
         return float(norm)
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`restore` needs to go on as if nothing had happened."""
+        return {"adam": self.adam.state_dict(), "masters": self.masters}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Back to what :meth:`state` gave."""
+        for master, saved in zip(self.masters, state["masters"], strict=True):
+            master.data.copy_(saved)
+        self.adam.load_state_dict(state["adam"])

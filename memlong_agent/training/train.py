@@ -2,7 +2,8 @@
 
 Two phases, as in the paper: `base` trains a decoder from scratch, with its facts now in the window,
 now in memory; `memory` freezes embeddings and layers 0..m and tunes the layers above and the gates,
-partly on what the real embedder retrieves. In: settings and an output folder. Out: a plain Hugging
+partly on what the real embedder retrieves. Both are repeated, shorter and slower, as warm restarts
+(Loshchilov & Hutter 2017). In: settings and an output folder. Out: a plain Hugging
 Face folder with `memlong.json`, `training_log.jsonl` and, until finished, `checkpoint.pt`.
 """
 
@@ -30,7 +31,7 @@ from memlong_agent.errors import ConfigError
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.model import MemoryModel
 from memlong_agent.model.load import write_sidecar
-from memlong_agent.training.batches import Batch, Encoder, Row, collate
+from memlong_agent.training.batches import Batch, Encoder, Row, collate, grouped
 from memlong_agent.training.card import write_card
 from memlong_agent.training.curriculum import Curriculum
 from memlong_agent.training.curve import plot_curve
@@ -38,7 +39,14 @@ from memlong_agent.training.dialogues import Sample, make_sample
 from memlong_agent.training.everyday import everyday_sample
 from memlong_agent.training.initial import add_copy_circuit
 from memlong_agent.training.prose import prose_chunks
-from memlong_agent.training.step import MasterAdamW, Phase, answer_hits, freeze, loss_of
+from memlong_agent.training.step import (
+    PHASES,
+    MasterAdamW,
+    Phase,
+    answer_hits,
+    freeze,
+    loss_of,
+)
 from memlong_agent.training.templates import Wordings
 from memlong_agent.training.tokenizer import VOCABULARY, train_tokenizer
 
@@ -48,7 +56,6 @@ _HEADED = f"{PREAMBLE}[2026-11-20 14:05] User: "
 _TOKENIZER_SAMPLES = 12_000
 _DEV_ROWS = 96
 _POOL = 12  # batches whose rows are sorted by length together
-_GROUP_TOKENS = 6500  # window tokens of a batch, padding included; six of the longest windows
 
 
 class TrainSettings(Frozen):
@@ -62,6 +69,8 @@ class TrainSettings(Frozen):
     batch_rows: int = Field(32, ge=1)
     base_steps: int = Field(4000, ge=0)
     memory_steps: int = Field(600, ge=0)
+    rounds: int = Field(2, ge=1)
+    """Times that both phases are run; each round has half the steps and rates of the one before."""
     base_rate: float = Field(2e-3, gt=0)
     memory_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(150, ge=1)
@@ -70,8 +79,13 @@ class TrainSettings(Frozen):
     """Steps between a dev measurement with a checkpoint."""
     chunk_tokens: int = Field(128, ge=32)
 
-    def steps(self, phase: Phase) -> int:
-        return self.base_steps if phase == "base" else self.memory_steps
+    def steps(self, phase: Phase, again: int) -> int:
+        """Steps of a phase in its round `again`, counted from 0."""
+        return (self.base_steps if phase == "base" else self.memory_steps) >> again
+
+    def rate(self, phase: Phase, again: int) -> float:
+        """The highest learning rate of a phase in its round `again`."""
+        return (self.base_rate if phase == "base" else self.memory_rate) * 0.5**again
 
 
 def train(out: Path, settings: TrainSettings, *, threads: int | None = None) -> dict[str, float]:
@@ -80,8 +94,9 @@ def train(out: Path, settings: TrainSettings, *, threads: int | None = None) -> 
     if threads:
         torch.set_num_threads(threads)
     trainer = Trainer(out, settings)
-    for phase in ("base", "memory"):
-        trainer.run(phase)
+    for again in range(settings.rounds):
+        for phase in PHASES:
+            trainer.run(phase, again)
     return trainer.publish()
 
 
@@ -94,7 +109,7 @@ class Trainer:
         self.tokenizer = _tokenizer(out, settings.seed, self.prose)
         self.encoder = Encoder(self.tokenizer, settings.chunk_tokens)
         self.model = new_model(settings, len(self.tokenizer))
-        self.done: dict[str, int] = {"base": 0, "memory": 0}
+        self.done: dict[str, list[int]] = {phase: [0] * settings.rounds for phase in PHASES}
         self._resume: dict[str, Any] = {}
         checkpoint = out / _CHECKPOINT
         if checkpoint.exists():
@@ -105,32 +120,33 @@ class Trainer:
             for layer, gate in self.model.gates.items():
                 gate.data.copy_(self._resume["gates"][str(layer)])
 
-    def run(self, phase: Phase) -> None:
-        """All remaining steps of a phase."""
-        settings, total = self.settings, self.settings.steps(phase)
-        if self.done[phase] >= total:
+    def run(self, phase: Phase, again: int) -> None:
+        """All remaining steps of a phase in its round `again`."""
+        settings, total = self.settings, self.settings.steps(phase, again)
+        done = self.done[phase]
+        if done[again] >= total:
             return
-        optimizer, gates = self._optimizers(phase)
+        optimizer, gates = self._optimizers(phase, again)
         dev, started, seen = self._dev(), time.monotonic(), 0.0
-        batches = self._batches(phase)
-        while self.done[phase] < total:
-            step = self.done[phase]
+        batches = self._batches(phase, again)
+        peak = settings.rate(phase, again)
+        while done[again] < total:
+            step = done[again]
             with sdpa_kernel(SDPBackend.MATH):
                 # CPU flash backward takes 13 ms on bf16 chunks of 56 tokens, plain matmuls 1.5 ms.
                 loss = loss_of(self.model, next(batches), phase=phase)
                 loss.backward()  # type: ignore[no-untyped-call]
             rate = _rate(step, total, settings.warmup_steps)
-            peak = settings.base_rate if phase == "base" else settings.memory_rate
             norm = optimizer.step(peak * rate)
             if gates is not None:
                 gates.step(10 * peak * rate)  # a log-gate moves in units of 1, a weight of 0.02
-            self.done[phase] += 1
+            done[again] += 1
             seen += loss.item()
-            if self.done[phase] % settings.check_every == 0 or self.done[phase] == total:
+            if done[again] % settings.check_every == 0 or done[again] == total:
                 scores = self._scores(dev)
-                mean = seen / (((self.done[phase] - 1) % settings.check_every) + 1)
-                self._note(phase, mean, norm, time.monotonic() - started, scores)
-                self._save(phase, optimizer, gates)
+                mean = seen / (((done[again] - 1) % settings.check_every) + 1)
+                self._note(phase, again, mean, norm, time.monotonic() - started, scores)
+                self._save(phase, again, optimizer, gates)
                 seen = 0.0
 
     def publish(self) -> dict[str, float]:
@@ -152,21 +168,21 @@ class Trainer:
         plot_curve(self.out, _LOG)
         return scores
 
-    def _optimizers(self, phase: Phase) -> tuple[MasterAdamW, MasterAdamW | None]:
+    def _optimizers(self, phase: Phase, again: int) -> tuple[MasterAdamW, MasterAdamW | None]:
         optimizer = MasterAdamW(freeze(self.model, phase), self.settings.weight_decay)
         gates = None
         if phase == "memory":
             for gate in self.model.gates.values():
                 gate.requires_grad_(True)
             gates = MasterAdamW(self.model.gates.values(), 0.0)  # type: ignore[arg-type]
-        if self._resume.get("phase") == phase and self.done[phase]:
-            _restore(optimizer, self._resume["optimizer"])
+        if self._resume.get("phase") == [phase, again] and self.done[phase][again]:
+            optimizer.restore(self._resume["optimizer"])
             if gates is not None:
-                _restore(gates, self._resume["gate_optimizer"])
+                gates.restore(self._resume["gate_optimizer"])
         return optimizer, gates
 
-    def _curriculum(self, phase: Phase) -> Curriculum:
-        if phase == "base":
+    def _curriculum(self, phase: Phase, again: int) -> Curriculum:
+        if phase == "base" and not again:
             return Curriculum(self.encoder, self.prose)
         from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
 
@@ -174,15 +190,16 @@ class Trainer:
             self.encoder, self.prose, retrieved_samples(self.settings.seed, self.prose)
         )
 
-    def _batches(self, phase: Phase) -> Iterator[Batch]:
+    def _batches(self, phase: Phase, again: int) -> Iterator[Batch]:
         """Batches of windows of like length, in random order: padding costs as much as text."""
-        size, curriculum = self.settings.batch_rows, self._curriculum(phase)
-        # A function of seed, phase and step, so that a resumed run sees new rows.
-        rng = random.Random(f"{self.settings.seed}-{phase}-{self.done[phase]}")
+        size, curriculum = self.settings.batch_rows, self._curriculum(phase, again)
+        done = self.done[phase]
+        # A function of seed, phase, round and step, so that a resumed run sees new rows.
+        rng = random.Random(f"{self.settings.seed}-{phase}-{again}-{done[again]}")
         while True:
-            rows = [curriculum.row(rng, phase, self.done[phase]) for _ in range(size * _POOL)]
+            rows = [curriculum.row(rng, phase, sum(done)) for _ in range(size * _POOL)]
             rows.sort(key=lambda row: len(row.window))
-            groups = list(_groups(rows, size))
+            groups = list(grouped(rows, size))
             rng.shuffle(groups)
             for group in groups:
                 yield self._collate(group)
@@ -220,11 +237,18 @@ class Trainer:
         return scores
 
     def _note(
-        self, phase: Phase, loss: float, norm: float, seconds: float, scores: dict[str, float]
+        self,
+        phase: Phase,
+        again: int,
+        loss: float,
+        norm: float,
+        seconds: float,
+        scores: dict[str, float],
     ) -> None:
         record = {
+            "round": again,
             "phase": phase,
-            "step": self.done[phase],
+            "step": self.done[phase][again],
             "loss": round(loss, 4),
             "gradient_norm": round(norm, 3),
             "seconds": round(seconds, 1),
@@ -234,15 +258,17 @@ class Trainer:
             log.write(json.dumps(record) + "\n")
         _log.info("%s", json.dumps(record))
 
-    def _save(self, phase: Phase, optimizer: MasterAdamW, gates: MasterAdamW | None) -> None:
+    def _save(
+        self, phase: Phase, again: int, optimizer: MasterAdamW, gates: MasterAdamW | None
+    ) -> None:
         state = {
             "settings": dict(self.settings),
             "done": self.done,
-            "phase": phase,
+            "phase": [phase, again],
             "model": self.model.lm.state_dict(),
             "gates": {str(layer): gate.detach() for layer, gate in self.model.gates.items()},
-            "optimizer": _state(optimizer),
-            "gate_optimizer": None if gates is None else _state(gates),
+            "optimizer": optimizer.state(),
+            "gate_optimizer": None if gates is None else gates.state(),
         }
         torch.save(state, self.out / f"{_CHECKPOINT}.tmp")
         (self.out / f"{_CHECKPOINT}.tmp").rename(self.out / _CHECKPOINT)
@@ -250,16 +276,6 @@ class Trainer:
 
 def _dev_everyday(rng: random.Random) -> Sample:
     return everyday_sample(rng, split="test", wordings="held_out", most=3)
-
-
-def _groups(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """Rows by rising length, `size` at a time; fewer where they would take too many tokens."""
-    start = 0
-    for end in range(1, len(rows) + 1):
-        grown = end - start + 1  # rows of this group if the next one joined
-        if end == len(rows) or grown > size or grown * len(rows[end].window) > _GROUP_TOKENS:
-            yield rows[start:end]
-            start = end
 
 
 def new_model(settings: TrainSettings, vocabulary: int) -> MemoryModel:
@@ -325,13 +341,3 @@ def _check_resumable(out: Path, before: Mapping[str, int | float], settings: Tra
                 f"{out} holds a run with {name}={before[name]}, now {name}={now}. Use the same "
                 "value to go on with it, or another --out."
             )
-
-
-def _state(optimizer: MasterAdamW) -> dict[str, Any]:
-    return {"adam": optimizer.adam.state_dict(), "masters": optimizer.masters}
-
-
-def _restore(optimizer: MasterAdamW, state: dict[str, Any]) -> None:
-    for master, saved in zip(optimizer.masters, state["masters"], strict=True):
-        master.data.copy_(saved)
-    optimizer.adam.load_state_dict(state["adam"])

@@ -28,7 +28,7 @@ from memlong_agent.embedding import HashEmbedder
 from memlong_agent.errors import ConfigError
 from memlong_agent.memory import Hit, MemoryBank
 from memlong_agent.memory.indexes import OwnerIndexes
-from memlong_agent.memory.recall import widened
+from memlong_agent.memory.recall import log_priors, widened
 from memlong_agent.storage import Storage, StoredChunk
 
 WORDS = ["amber", "birch", "cedar", "dahlia", "elder", "fern", "gorse", "hazel", "iris", "kelp"]
@@ -126,6 +126,12 @@ def test_hits_come_in_the_order_of_time_with_their_own_kv(bank: MemoryBank) -> N
         own = kv_of(hit.chunk.text, 8)
         assert torch.equal(hit.kv.keys, own.keys)
         assert torch.equal(hit.kv.values, own.values)
+
+
+def test_the_prior_of_a_chunk_falls_with_its_distance_from_the_best() -> None:
+    assert log_priors([0.25, 0.5, 0.375]) == [-4.0, 0.0, -2.0]
+    assert log_priors([0.0, 0.0]) == [0.0, 0.0], "without cosines all are alike"
+    assert log_priors([]) == []
 
 
 def test_below_the_threshold_nothing_is_recalled(bank: MemoryBank) -> None:

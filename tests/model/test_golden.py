@@ -6,6 +6,7 @@ memory. Their logits must equal those of the full-context run of the untouched m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from memlong_agent.attention import RecalledMemory
+from memlong_agent.kv import KVChunk
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.model import MemoryModel, Placement
 
@@ -127,6 +129,24 @@ def test_contiguous_placement_of_encoded_chunks_equals_the_full_context(
     assert (
         model.forward(ids[:, PREFIX:], placement.start, memory=memory) - want
     ).abs().max() <= 1e-5
+
+
+@torch.no_grad()
+def test_a_log_prior_is_worth_as_many_copies_of_its_chunk(stock: PreTrainedModel) -> None:
+    """Logits + log 3 on a chunk's keys: in a softmax the same as the chunk three times."""
+    ids = _ids(rows=1)
+    model, placement = MemoryModel(stock, EVERY_LAYER), Placement("zero", PREFIX, 256)
+    first, second = model.encode([ids[0, :40].tolist(), ids[0, 40:PREFIX].tolist()], preamble=[])
+
+    def logits(chunks: list[KVChunk], log_priors: list[float]) -> torch.Tensor:
+        memory = model.recall(chunks, placement, log_priors=log_priors)
+        return model.forward(ids[:, PREFIX:], placement.start, memory=memory)
+
+    want = logits([first, first, first, second], [])
+    assert (logits([first, second], [math.log(3), 0.0]) - want).abs().max() <= 1e-5
+    assert (logits([first, second], [0.0, 0.0]) - want).abs().max() > 1e-3
+    alone = logits([second], [])
+    assert (logits([first, second], [-1e4, 0.0]) - alone).abs().max() <= 1e-5
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 from bank_making import ALICE, BOB, MODEL, SPEC, kv_of, memory
 
 from memlong_agent.errors import StoreError
-from memlong_agent.storage import NewChunk, NewMemory, Owner, Storage, reading
+from memlong_agent.storage import NewChunk, NewMemory, Owner, Storage
 from memlong_agent.storage.base import utc_now
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.lexical import Fts5Lexical, require_module, terms
@@ -122,17 +122,15 @@ def test_a_question_of_frequent_words_reads_a_bounded_number_of_rows() -> None:
     table.db.close()
 
 
-def test_a_session_is_searched_below_the_hits_of_others(
-    bank: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "_HITS_AT_ONCE", 4)  # candidates that are looked up together
+def test_a_session_is_searched_below_the_hits_of_others(bank: Storage) -> None:
     ballast = [NewChunk("", "ballast", (i,), kv_of("", 1)) for i in range(260)]
     theirs = [NewChunk("", "velora amber", (i,), kv_of("", 1)) for i in range(12)]
     bank.add(ALICE, [NewMemory("user", "x", theirs + ballast, session="s")])
     mine = NewMemory("user", "y", [NewChunk("", "velora", (1,), kv_of("", 1))], session="t")
     (stored,) = bank.add(ALICE, [mine])
-    hits = bank.search(ALICE, "velora amber", session="t")
-    assert [hit.pk for hit in hits] == list(stored.chunk_pks)
+    for depth in (4, 50):  # the hits of others fill several looks, or one
+        hits = bank.search(ALICE, "velora amber", session="t", depth=depth)
+        assert [hit.pk for hit in hits] == list(stored.chunk_pks)
     assert len(bank.search(ALICE, "velora amber")) == 13
     assert len(bank.search(ALICE, "velora amber", depth=7)) == 7
 

