@@ -17,7 +17,7 @@ from memlong_agent.attention import RecalledMemory
 from memlong_agent.chunking import PREAMBLE, ChunkText
 from memlong_agent.config import Settings
 from memlong_agent.kv import KVChunk
-from memlong_agent.memory import Hit, MemoryBank, log_priors, recall_record
+from memlong_agent.memory import Hit, MemoryBank, recall_record
 from memlong_agent.model import MemoryModel, Placement
 from memlong_agent.records import Recall
 from memlong_agent.storage import Owner, StoredChunk
@@ -117,7 +117,7 @@ class Engine:
         memory = self.model.recall(
             [hit.kv for hit in hits],
             self.placement,
-            log_priors=log_priors([hit.score for hit in hits]),
+            log_priors=[hit.log_prior for hit in hits],
             trace_chunks=True,
         )
         return Recalled(tuple(hits), memory)

@@ -313,7 +313,7 @@ class MemoryBank:
         found = self._finder.find(question, top_k)
         kv = self._storage.read_kv([each.chunk.pk for each in found])
         hits = [
-            Hit(each.chunk, each.score, own, rank)
+            Hit(each.chunk, each.score, own, rank, each.log_prior)
             for rank, (each, own) in enumerate(zip(found, kv, strict=True))
         ]
         return sorted(hits, key=_time)

@@ -73,6 +73,8 @@ class Hit:
     kv: KVChunk
     rank: int
     """Place in the order of relevance, from 0."""
+    log_prior: float
+    """What the chunk adds to its attention logits, 0 for the most relevant."""
 
 
 def user_said(messages: Sequence[Mapping[str, Any]] | None) -> list[Any]:

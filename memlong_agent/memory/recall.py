@@ -24,7 +24,10 @@ DEPTH = 50  # of each arm, for fusion
 # 63 chunks that it brought back over 280 questions was the right one.
 _CERTAIN = 0.5
 _WIDER = 4
-_PRIOR = 8.0  # nats that a chunk without any likeness is behind the best; measured in README
+_PRIOR = 8.0  # nats that a chunk of no relevance is behind the best
+# Of the lexical score, beside the cosine. The most relevant candidate is then the right one for 738
+# of 780 questions (600 among a novel: 591); for 733 by the cosine alone, for 659 by fused rank.
+_WORDS = 0.01
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -51,6 +54,8 @@ class Found:
     chunk: StoredChunk
     score: float
     """Cosine; 0.0 without vectors."""
+    log_prior: float
+    """What it adds to its attention logits, 0 for the most relevant."""
 
 
 class Finder:
@@ -71,8 +76,9 @@ class Finder:
         depth = max(DEPTH, top_k)
         lexical = self._lexical_arm(question, seen, depth)
         ranked = [hit.pk for hit in lexical]
+        words = {hit.pk: hit.score for hit in lexical}
         if not self._embedder.dimensions:
-            return [Found(seen[pk], 0.0) for pk in ranked[:top_k]]
+            return _found(ranked[:top_k], seen, dict.fromkeys(ranked, 0.0), words)
         vector = self._embedder.embed_query(question.text)  # (E,)
         near = self._dense_arm(question, seen, vector, CANDIDATES * top_k)
         cosines = self._cosines(question.owner, vector, near + ranked)
@@ -81,7 +87,7 @@ class Finder:
         order = fuse(dense, ranked, depth=depth)
         floor = self._floor(cosines)
         good = [pk for pk in order if cosines[pk] >= floor * (_CERTAIN if pk in certain else 1)]
-        return [Found(seen[pk], cosines[pk]) for pk in good[:top_k]]
+        return _found(good[:top_k], seen, cosines, words)
 
     def _floor(self, cosines: Mapping[int, float]) -> float:
         """The cosine below which a chunk is dropped: absolute, and relative to the best.
@@ -124,14 +130,21 @@ class Finder:
         return cosines
 
 
-def log_priors(scores: Sequence[float]) -> list[float]:
-    """What each of the chunks recalled together adds to its attention logits, by their cosines.
+def log_priors(relevances: Sequence[float]) -> list[float]:
+    """What each of the chunks recalled together adds to its attention logits.
 
     0 for the best, less the farther behind it. So the retriever's judgement is the prior of the
-    decoder's own, as p(z|x) is in RAG (Lewis et al. 2020); all 0 without cosines.
+    decoder's own, as p(z|x) is in RAG (Lewis et al. 2020).
     """
-    best = max(scores, default=0.0)
-    return [_PRIOR * (score / best - 1) if best > 0 else 0.0 for score in scores]
+    best = max(relevances, default=0.0)
+    return [_PRIOR * (relevance / best - 1) if best > 0 else 0.0 for relevance in relevances]
+
+
+def _found(
+    pks: Sequence[int], seen: _Seen, cosines: Mapping[int, float], words: Mapping[int, float]
+) -> list[Found]:
+    priors = log_priors([cosines[pk] + _WORDS * words.get(pk, 0.0) for pk in pks])
+    return [Found(seen[pk], cosines[pk], prior) for pk, prior in zip(pks, priors, strict=True)]
 
 
 class _Seen:

@@ -130,8 +130,30 @@ def test_hits_come_in_the_order_of_time_with_their_own_kv(bank: MemoryBank) -> N
 
 def test_the_prior_of_a_chunk_falls_with_its_distance_from_the_best() -> None:
     assert log_priors([0.25, 0.5, 0.375]) == [-4.0, 0.0, -2.0]
-    assert log_priors([0.0, 0.0]) == [0.0, 0.0], "without cosines all are alike"
+    assert log_priors([0.0, 0.0]) == [0.0, 0.0], "without any, all are alike"
     assert log_priors([]) == []
+
+
+def test_cosines_and_shared_words_make_the_prior(bank: MemoryBank) -> None:
+    bank.add(ALICE, [draft("quagga @40"), draft("okapi @40"), draft("near @10")])
+
+    def priors(query: str) -> dict[str, float]:
+        hits = bank.recall(ALICE, query, top_k=8)
+        return {hit.chunk.text: hit.log_prior for hit in hits}
+
+    plain = priors("east")
+    assert plain["near @10"] == 0.0 > plain["quagga @40"] == plain["okapi @40"]
+    worded = priors("east quagga")
+    assert plain["okapi @40"] == worded["okapi @40"] < worded["quagga @40"] < 0.0
+
+
+def test_without_vectors_words_make_the_prior() -> None:
+    with open_bank(embedder="lexical") as bank:
+        bank.add(ALICE, [draft("a zebra"), draft("an okapi"), draft("okapi and zebra")])
+        hits = bank.recall(ALICE, "the zebra and the okapi", top_k=8)
+        assert {hit.chunk.text: hit.log_prior < 0 for hit in hits} == {
+            "a zebra": True, "an okapi": True, "okapi and zebra": False
+        }  # fmt: skip
 
 
 def test_below_the_threshold_nothing_is_recalled(bank: MemoryBank) -> None:
