@@ -7,7 +7,7 @@ and the rest; pieces of reply text, cut at characters and held back while a stop
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
@@ -43,7 +43,9 @@ class ChatText:
         """Stop strings that every reply needs."""
         return () if self._templated else (_PLAIN_STOP,)
 
-    def prompt(self, system: str, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    def prompt(
+        self, system: str, messages: Sequence[Message | Mapping[str, Any]]
+    ) -> tuple[list[int], list[int]]:
         """Ids of what always stays (BOS, system prompt), and of the rest up to the reply."""
         text = self._render(system, messages, reply=True)
         head = self._head(system, text)
@@ -56,10 +58,15 @@ class ChatText:
         bos = self._tokenizer.bos_token or ""
         return bos if text.startswith(bos) else ""
 
-    def _render(self, system: str, messages: Sequence[Message], *, reply: bool) -> str:
+    def _render(
+        self, system: str, messages: Sequence[Message | Mapping[str, Any]], *, reply: bool
+    ) -> str:
         neutral = self._engine.neutral
         turns = [("system", system)] if system else []
-        turns += messages
+        turns += [
+            each if isinstance(each, tuple) else (each["role"], each["content"])
+            for each in messages
+        ]
         if not self._templated:
             lines = [f"{role.capitalize()}: {neutral(content)}\n" for role, content in turns]
             return (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Hashable, Iterator
+from contextlib import contextmanager, suppress
 
 from memlong_agent.errors import MemLongError
 from memlong_agent.records import Reply
@@ -14,15 +14,28 @@ from memlong_agent.records import Reply
 class Stream(Iterator[str]):
     """Pieces of reply text. After the last one, `reply` holds the whole :class:`Reply`.
 
-    The turn is written before the iteration ends. Closing the stream, or dropping it, cancels the
-    turn: work stops within one token and nothing is written.
+    The turn is written before the iteration ends. Closing the stream, from any thread, or dropping
+    it, cancels the turn: work stops within one token and nothing is written.
     """
 
-    def __init__(self, pieces: Generator[str, None, Reply]) -> None:
+    def __init__(
+        self, pieces: Generator[str, None, Reply], *, lane: Hashable | None = None
+    ) -> None:
+        self.lane = lane
+        """Streams of one lane wait for each other; None waits for none."""
         self._pieces = pieces
         self._reply: Reply | None = None
+        self._closed = False
 
     def __next__(self) -> str:
+        while not (piece := self.step()):
+            pass
+        return piece
+
+    def step(self) -> str:
+        """One token's work: the text that became certain, often none. StopIteration at the end."""
+        if self._closed:
+            self._pieces.close()
         try:
             return next(self._pieces)
         except StopIteration as end:
@@ -32,7 +45,10 @@ class Stream(Iterator[str]):
 
     def close(self) -> None:
         """Cancel the turn; harmless when it has ended."""
-        self._pieces.close()
+        self._closed = True
+        # The generator refuses while another thread is in it; that thread looks before each step.
+        with suppress(ValueError):
+            self._pieces.close()
 
     @property
     def reply(self) -> Reply:
