@@ -21,6 +21,7 @@ from memlong_agent.errors import ConfigError, ContextOverflowError
 from memlong_agent.memlong.calls import Call, respond
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.doctor import Diagnosis, examine
+from memlong_agent.memlong.items import Items
 from memlong_agent.memlong.memories import Clock, Memories
 from memlong_agent.memlong.messages import conversation
 from memlong_agent.memlong.session import Session, as_tuple
@@ -113,6 +114,7 @@ class MemLong:
         self._orders: WeakValueDictionary[tuple[Owner, str], FairLock] = WeakValueDictionary()
         self._guard = threading.RLock()
         self.closed = False
+        self._items = Items(self.engine, tenant, clock)
 
     def session(self, session_id: str, user_id: str | None = None, *, system: str = "") -> Session:
         """The conversation `session_id` of `user_id`, resumed if the bank holds its last turns.
@@ -144,6 +146,10 @@ class MemLong:
         return Memories(
             self.engine, self._owner(user_id, session_id or ""), self._clock, session_id=session_id
         )
+
+    def items(self) -> Items:
+        """JSON values under namespaces and keys, in the bank beside the memories."""
+        return self._items
 
     def generate(
         self, prompt: str | Sequence[tuple[str, str]], *, system: str = "", **sampling: Any

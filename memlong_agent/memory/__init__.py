@@ -6,5 +6,15 @@ Import from here: the rest of the folder is this room's own business.
 from memlong_agent.memory.bank import MemoryBank
 from memlong_agent.memory.carriers import Draft, Hit, Written, recall_record
 from memlong_agent.memory.evict import victims
+from memlong_agent.memory.items import Accept, ItemBank
 
-__all__ = ["Draft", "Hit", "MemoryBank", "Written", "recall_record", "victims"]
+__all__ = [
+    "Accept",
+    "Draft",
+    "Hit",
+    "ItemBank",
+    "MemoryBank",
+    "Written",
+    "recall_record",
+    "victims",
+]
