@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from memlong_agent.engine import Engine
@@ -52,12 +53,12 @@ class Items:
         if ttl_s is not None and not ttl_s > 0:
             raise ConfigError(f"ttl_s={ttl_s}: pass seconds above 0, or None to keep it.")
         with self._writing:
-            self.sweep(_SWEPT_AT_ONCE)
-            self._bank.rows.get(self._tenant, namespace, key)  # refuses a bad namespace first
             new = NewItem(namespace, key, value, ttl_s=ttl_s)
+            self._bank.rows.check(new)
+            self.sweep(_SWEPT_AT_ONCE)
             bound = self._remembered(new, remember, user_id)
             try:
-                before = self._bank.put(self._tenant, _bound(new, bound), texts)
+                before = self._bank.put(self._tenant, replace(new, bound=bound), texts)
             except MemoryNotFoundError:  # evicted since it was remembered
                 before, bound = self._bank.put(self._tenant, new, texts), None
             if before is not None and before != bound:
@@ -124,7 +125,3 @@ class Items:
     def _forget(self, bound: Binding) -> None:
         with suppress(MemoryNotFoundError):  # forgotten or evicted already
             Memories(self._engine, bound.owner, self._clock).delete(bound.memory_id)
-
-
-def _bound(new: NewItem, bound: Binding | None) -> NewItem:
-    return NewItem(new.namespace, new.key, new.value, ttl_s=new.ttl_s, bound=bound)

@@ -74,11 +74,17 @@ class ItemStore:
     def __init__(self, db: Database, clock: Callable[[], datetime]) -> None:
         self._db, self._clock = db, clock
 
+    def check(self, new: NewItem) -> None:
+        """ConfigError for a value that is not JSON, and for labels that are blank or hold a control
+        character.
+        """
+        _text(new.namespace)
+        _values(new)
+
     def put(self, tenant: str, new: NewItem) -> Binding | None:
         """Write an item, or give it a new value; returns what it was bound to before.
 
-        ConfigError for a value that is not JSON, and for labels that are empty or hold a control
-        character.
+        ConfigError as for :meth:`check`, MemoryNotFoundError if it is bound to nothing.
         """
         now, place = self._clock(), _place(tenant, new.namespace, new.key)
         values = {**_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}

@@ -1,0 +1,47 @@
+"""Replies for event loops: made on memlong-agent's shared threads, awaited here.
+
+In: a function that makes a stream. Out: the stream running in the background. The first call of a
+process imports torch, which takes seconds: that too happens on another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memlong_agent import Stream
+    from memlong_agent.memlong import BackgroundStream
+
+
+async def started(make: Callable[[], Stream]) -> BackgroundStream:
+    """The stream, running. Close it with `aclose` when no more pieces are wanted."""
+    imported = _imported()
+    if not imported.done():
+        await asyncio.wrap_future(imported)
+    from memlong_agent.memlong import background
+
+    return background(make())
+
+
+@lru_cache(maxsize=1)
+def _imported() -> Future[None]:
+    """The import of memlong_agent.memlong, begun once, on a thread of its own."""
+    done: Future[None] = Future()
+    done.set_running_or_notify_cancel()  # one waiter's cancellation must not cancel the others'
+
+    def load() -> None:
+        try:
+            importlib.import_module("memlong_agent.memlong")
+        except BaseException as exc:
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=load, name="memlong-import").start()
+    return done
