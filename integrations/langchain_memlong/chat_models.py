@@ -8,7 +8,7 @@ memlong-agent.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -26,7 +26,10 @@ from langchain_memlong._messages import last_chunks, to_dicts, to_message
 from langchain_memlong._routing import routed
 from langchain_memlong._settings import CONFIG, MemLongSettings, window_tokens
 from langchain_memlong._structured import Method, structured
-from memlong_agent import Stream, __version__
+from memlong_agent import __version__
+
+if TYPE_CHECKING:
+    from memlong_agent import Stream
 
 
 class ChatMemLong(MemLongSettings, BaseChatModel):

@@ -7,7 +7,7 @@ prompt and completion, unless `write="off"`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -21,7 +21,9 @@ from langchain_memlong._background import started
 from langchain_memlong._messages import metadata
 from langchain_memlong._routing import routed
 from langchain_memlong._settings import CONFIG, MemLongSettings
-from memlong_agent import Stream
+
+if TYPE_CHECKING:
+    from memlong_agent import Stream
 
 
 class MemLongLLM(MemLongSettings, LLM):

@@ -145,7 +145,7 @@ class MemLongStore(BaseStore):
             return
         value = dict(op.value)
         paths = self._fields if op.index is None else op.index or []
-        texts = [text for path in paths for text in get_text_at_path(value, path)]
+        texts = _texts(value, paths)
         said = texts if op.index else [saying(value)]
         self._items().put(
             op.namespace,
@@ -177,6 +177,13 @@ def saying(value: Mapping[str, Any], depth: int = 0) -> str:
         if isinstance(said, Mapping) and depth < _DEEPEST:
             return saying(said, depth + 1)
     return ". ".join(f"{name}: {each}" for name, each in value.items() if each not in (None, ""))
+
+
+def _texts(value: dict[str, Any], paths: Sequence[str]) -> list[str]:
+    try:
+        return [text for path in paths for text in get_text_at_path(value, path)]
+    except (TypeError, ValueError):  # not JSON: writing it says so
+        return []
 
 
 def _fields(stored: Any) -> dict[str, Any]:
