@@ -30,7 +30,7 @@ from llama_index.llms.memlong.calls import Call, awhole, respond_arguments, whol
 from llama_index.llms.memlong.mistakes import Careful
 from llama_index.llms.memlong.predicting import ReadingPredictions
 from llama_index.llms.memlong.translate import choice_in, completion_out, messages_in, selections
-from llama_index.llms.memlong.window import window_tokens
+from llama_index.llms.memlong.window import BUNDLED, window_tokens
 
 from memlong_agent import ConfigError
 
@@ -59,8 +59,9 @@ class MemLongLLM(Careful, ReadingPredictions):
         ConfigError: a misspelt argument, or no bank.
     """
 
-    model: str | None = Field(
-        default=None, description="Hub name or folder; by default the bundled memlong-tiny."
+    model: str = Field(
+        default_factory=lambda: os.environ.get("MEMLONG_MODEL", BUNDLED),
+        description="Hub name or folder; by default $MEMLONG_MODEL, or the bundled memlong-tiny.",
     )
     bank: str = Field(
         default_factory=lambda: os.environ.get("MEMLONG_BANK", ""),
@@ -81,9 +82,11 @@ class MemLongLLM(Careful, ReadingPredictions):
     citations: bool = Field(
         default=True, description="Put what was recalled into the answer as CitationBlocks."
     )
-    temperature: float = Field(default=0.0, description="0 takes the likeliest token.")
+    temperature: float = Field(default=0.0, ge=0.0, description="0 takes the likeliest token.")
     max_tokens: int = Field(default=256, ge=1, description="Most tokens of a reply.")
-    top_p: float = Field(default=1.0, description="Share of probability that is kept.")
+    top_p: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Share of probability that is kept."
+    )
     seed: int | None = Field(default=None, description="Repeats a sampled reply.")
     stop: list[str] = Field(default_factory=list, description="Texts that end a reply.")
     context_window: int | None = Field(
@@ -125,7 +128,7 @@ class MemLongLLM(Careful, ReadingPredictions):
             num_output=self.max_tokens,
             is_chat_model=True,
             is_function_calling_model=True,
-            model_name=self.model or "memlong-tiny",
+            model_name=self.model,
         )
 
     @property
@@ -133,7 +136,7 @@ class MemLongLLM(Careful, ReadingPredictions):
         """The process's one `MemLong` for this model, bank and options; loaded at first use."""
         from memlong_agent.memlong import shared
 
-        return shared(self.model, self.bank, **self.options)
+        return shared(None if self.model == BUNDLED else self.model, self.bank, **self.options)
 
     def with_session(
         self,

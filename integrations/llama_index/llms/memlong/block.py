@@ -45,7 +45,7 @@ class MemLongMemoryBlock(Careful, BaseMemoryBlock[str]):
         default=None, description="The engine's LLM, if it is a MemLongLLM."
     )
     model: str | Path | None = Field(
-        default=None, description="Model that encodes memories; by default memlong-tiny."
+        default=None, description="Model that encodes memories; as in MemLongLLM by default."
     )
     bank: str | Path | None = Field(
         default=None, description='Folder of the bank, or ":memory:"; by default $MEMLONG_BANK.'
@@ -93,8 +93,8 @@ class MemLongMemoryBlock(Careful, BaseMemoryBlock[str]):
         """The LLM object that knows the way to the shared `MemLong`; making one loads nothing."""
         if self.llm is not None:
             return self.llm
-        fields = {"model", "bank", "options", "user_id"} & self.model_fields_set
-        return MemLongLLM(**{name: getattr(self, name) for name in fields})
+        own = {name: getattr(self, name) for name in ("model", "bank", "options", "user_id")}
+        return MemLongLLM(**{name: value for name, value in own.items() if value is not None})
 
     def _session(self, tagged: str | None) -> str | None:
         """The session that `Memory` names, which must be the LLM's if that is bound to one."""

@@ -85,7 +85,7 @@ class Call:
     def _last(self, reply: Reply) -> ChatResponse:
         if not self.parallel and len(reply.tool_calls) > 1:
             reply = reply.replace(tool_calls=reply.tool_calls[:1])
-        return reply_out(reply, citations=self.citations)
+        return reply_out(reply, citations=self.citations, delta="")
 
 
 def respond_arguments(
@@ -93,13 +93,14 @@ def respond_arguments(
 ) -> dict[str, Any]:
     """Arguments of `MemLong.respond`: those of the LLM object, overridden by those of the call.
 
-    `write` is "turn" or "off". Raises ConfigError for any other.
+    `write` is "turn" or "off"; what is made to fit a `schema` is nobody's turn and never written.
+    Raises ConfigError for any other `write`.
     """
     merged = {**given, **call}
     write = merged.pop("write", write)
     if write not in _WRITES:
         raise ConfigError(f'write={write!r} is neither "turn" nor "off". Pass one of these.')
-    return {**merged, "write": _WRITES[write]}
+    return {**merged, "write": _WRITES[write] and merged.get("schema") is None}
 
 
 def whole(responses: ChatResponseGen) -> ChatResponse:

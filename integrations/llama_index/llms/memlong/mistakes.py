@@ -5,6 +5,7 @@ In: keyword arguments. Out: nothing, or a ConfigError that names the argument an
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,8 +29,9 @@ def _sentence(kind: type[BaseModel], exc: ValidationError) -> str:
     first = exc.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or kind.__name__
     if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted(kind.model_fields))
-        return f"{kind.__name__} has no argument {name!r}. Use one of: {known}."
+        near = get_close_matches(name, kind.model_fields, 1)
+        known = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(kind.model_fields)}."
+        return f"{kind.__name__} has no argument {name!r}. {known}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])  # a sentence of ours
     return f"{name}={first.get('input')!r}: {first['msg'].lower()}. Correct {name} and try again."

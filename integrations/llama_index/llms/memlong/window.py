@@ -14,10 +14,11 @@ from typing import Any
 
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 
+BUNDLED = "memlong-tiny"
 _MOST = 4096  # as memlong_agent: the live window is min(4096, half the model's limit)
 
 
-def window_tokens(model: str | None, options: Mapping[str, Any]) -> int:
+def window_tokens(model: str, options: Mapping[str, Any]) -> int:
     """Tokens of the live window that `MemLong` will have.
 
     Of a Hub model that is not in the local cache nothing is known yet: LlamaIndex's own default.
@@ -30,7 +31,7 @@ def window_tokens(model: str | None, options: Mapping[str, Any]) -> int:
     return DEFAULT_CONTEXT_WINDOW if limit is None else min(_MOST, limit // 2)
 
 
-def _limit(model: str | None, revision: str | None) -> int | None:
+def _limit(model: str, revision: str | None) -> int | None:
     """Positions the model has; None while its configuration is not on this machine."""
     text = _configuration(model, revision)
     if text is None:
@@ -42,9 +43,9 @@ def _limit(model: str | None, revision: str | None) -> int | None:
     return None if limit is None else int(limit)
 
 
-def _configuration(model: str | None, revision: str | None) -> str | None:
-    if model is None:
-        bundled = resources.files("memlong_agent") / "assets" / "memlong-tiny" / "config.json"
+def _configuration(model: str, revision: str | None) -> str | None:
+    if model == BUNDLED:
+        bundled = resources.files("memlong_agent") / "assets" / BUNDLED / "config.json"
         return bundled.read_text("utf-8")
     local = Path(model) / "config.json"
     if local.is_file():
