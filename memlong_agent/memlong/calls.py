@@ -7,50 +7,129 @@ user said last and the final reply.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from memlong_agent.engine import Engine, LiveWindow
+from memlong_agent.engine import Constraint, Engine, LiveWindow
+from memlong_agent.errors import ConfigError
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.messages import Conversation
 from memlong_agent.memlong.stream import FairLock, Stream
+from memlong_agent.memlong.tool_calls import (
+    CallingText,
+    Parsed,
+    choose,
+    from_template,
+    functions,
+    read_calls,
+)
 from memlong_agent.memlong.turn import Turn, Turns
 from memlong_agent.records import Reply
 
+Schema = Mapping[str, Any] | Literal["json"]
+_ANY_OBJECT = {"type": "object"}
+
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What one call asks for, checked."""
+class Wanted:
+    """What the reply may be: free text, tool calls, JSON of a schema."""
 
+    tools: Sequence[Mapping[str, Any]]
+    known: dict[str, dict[str, Any]]
+    """Schemas of the arguments of every tool that may be called."""
+    forced: dict[str, Mapping[str, Any]] | None
+    """The functions of which one must be called."""
+    schema: Mapping[str, Any] | None
+
+    @classmethod
+    def checked(
+        cls, tools: Sequence[Mapping[str, Any]], choice: str, schema: Schema | None
+    ) -> Wanted:
+        """Raises ConfigError for tools, a choice or a schema of another form."""
+        known = functions(tools)
+        forced = choose(known, choice)
+        if schema not in (None, "json") and not isinstance(schema, Mapping):
+            raise ConfigError(f'schema={schema!r}: pass a JSON schema, or "json" for any object.')
+        fits = _ANY_OBJECT if isinstance(schema, str) else schema
+        return cls(tools, {} if choice == "none" else known, forced, fits)
+
+    @property
+    def constrained(self) -> bool:
+        return self.forced is not None or self.schema is not None
+
+
+def respond(
+    engine: Engine,
+    turns: Turns,
+    conversation: Conversation,
+    turn: Turn,
+    wanted: Wanted,
+    order: FairLock | None,
+) -> Stream:
+    """The reply as a stream that has not begun; `order` is its session's, if it writes."""
+    call = _Call(engine, turns, conversation, turn, wanted)
+    return Stream(call.run(order), lane=order)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    engine: Engine
+    turns: Turns
     conversation: Conversation
     turn: Turn
+    wanted: Wanted
 
+    def run(self, order: FairLock | None) -> Generator[str, None, Reply]:
+        with nullcontext() if order is None else order.held():
+            text = ChatText(self.engine, self.wanted.tools)
+            style = text.call_style() if self.wanted.constrained and self.wanted.known else None
+            forced = self.wanted.forced is not None and style is not None
+            window = self._window(text, style.opening if forced and style else "")
+            constraint = self._constraint(style.arguments if style else "arguments")
+            reply = self._reply(text, window)
+            return (yield from self.turns.run(self.turn, window, reply, constraint))
 
-def respond(engine: Engine, turns: Turns, call: Call, order: FairLock | None) -> Stream:
-    """The call as a stream that has not begun; `order` is its session's, if it writes."""
-    return Stream(_run(engine, turns, call, order), lane=order)
+    def _window(self, text: ChatText, opening: str) -> LiveWindow:
+        """The prompt; the oldest messages leave it whole when it is too long."""
+        system, messages = self.conversation.system, self.conversation.messages
+        limit = self.engine.placement.window_tokens
 
+        def prompt(without: int) -> tuple[list[int], list[int]]:
+            # A result whose call has left would answer nothing: templates refuse it.
+            while without < len(messages) - 1 and messages[without]["role"] == "tool":
+                without += 1
+            return text.prompt(system, messages[without:], opening)
 
-def _run(
-    engine: Engine, turns: Turns, call: Call, order: FairLock | None
-) -> Generator[str, None, Reply]:
-    with nullcontext() if order is None else order.held():
-        text = ChatText(engine)
-        window = _window(text, call, engine.placement.window_tokens)
-        reply = ReplyText(engine.tokenizer, (*call.turn.sampling.stop, *text.stop))
-        return (yield from turns.run(call.turn, window, reply))
+        left = self.turn.fit(prompt, len(messages), limit)
+        return LiveWindow(*prompt(left), limit)
 
+    def _constraint(self, arguments: str) -> Constraint | None:
+        wanted = self.wanted
+        if not wanted.constrained:
+            return None
+        calls = wanted.known if wanted.forced is None else wanted.forced
+        schema = wanted.schema if wanted.forced is None else None
+        return self.engine.vocabulary.constraint(calls, schema, arguments=arguments)
 
-def _window(text: ChatText, call: Call, limit: int) -> LiveWindow:
-    """The prompt; the oldest messages leave it whole when it is too long."""
-    system, messages = call.conversation.system, call.conversation.messages
+    def _reply(self, text: ChatText, window: LiveWindow) -> ReplyText:
+        tokenizer, wanted = self.engine.tokenizer, self.wanted
+        # A stop string inside JSON would cut it; the grammar knows where the reply ends.
+        stop = () if wanted.constrained else (*self.turn.sampling.stop, *text.stop)
+        if not wanted.known:
+            return ReplyText(tokenizer, stop)
+        parses = getattr(tokenizer, "response_template", None) is not None
+        prompt_ids = list(window.ids)
 
-    def prompt(without: int) -> tuple[list[int], list[int]]:
-        # A result whose call has left would answer nothing: templates refuse it.
-        while without < len(messages) - 1 and messages[without]["role"] == "tool":
-            without += 1
-        return text.prompt(system, messages[without:])
+        def read(said: str, ids: Sequence[int]) -> Parsed:
+            if parses and not wanted.constrained:
+                with suppress(Exception):  # a foreign parser, on whatever a model may say
+                    message = tokenizer.parse_response(
+                        list(ids), prefix=prompt_ids, tools=list(wanted.tools)
+                    )
+                    if parsed := from_template(message, wanted.known):
+                        return parsed
+            return read_calls(said, wanted.known)
 
-    left = call.turn.fit(prompt, len(messages), limit)
-    return LiveWindow(*prompt(left), limit)
+        return CallingText(tokenizer, stop, read, hold=parses or wanted.forced is not None)

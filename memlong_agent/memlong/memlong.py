@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from weakref import WeakValueDictionary
 
 import torch
@@ -18,7 +18,7 @@ from memlong_agent.config import PositionPolicy, Sampling, Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.engine import Engine, LiveWindow
 from memlong_agent.errors import ConfigError, ContextOverflowError
-from memlong_agent.memlong.calls import Call, respond
+from memlong_agent.memlong.calls import Wanted, respond
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.doctor import Diagnosis, examine
 from memlong_agent.memlong.items import Items
@@ -187,6 +187,9 @@ class MemLong:
         user_id: str | None = None,
         memory: bool = True,
         write: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str = "auto",
+        schema: Mapping[str, Any] | Literal["json"] | None = None,
         message_id: str | None = None,
         **sampling: Any,
     ) -> Stream:
@@ -198,11 +201,18 @@ class MemLong:
         What is recalled for the last user message comes from the memory of `user_id`, or of
         `session_id` alone; without both, memory is neither read nor written. `write=True` writes
         one exchange, the last user message and a final reply, as :meth:`Session.chat` does.
-        Raises ConfigError for what is not a message and for a misspelt setting.
+
+        `tools` are OpenAI function dictionaries. Under `tool_choice` "auto" the model may call them
+        (`reply.tool_calls`; a call is no text piece), under "none" not; "any" or a tool's name
+        forces a call. A forced call, and a reply under `schema` (a JSON schema, or "json" for any
+        object), always validates; `stop` does not apply to it. With "auto", tools and a schema the
+        reply is one or the other. Needs llguidance: extra [langchain] or [llama-index].
+        Raises ConfigError for a wrong message, tool or setting; while streaming also for a schema
+        that cannot be guaranteed, and when `max_tokens` is too small for the JSON.
         """
         if session_id == "" or user_id == "":
             raise ConfigError("An empty session_id or user_id names nobody. Leave it out, or None.")
-        asked = conversation(messages)
+        asked, wanted = conversation(messages), Wanted.checked(tools, tool_choice, schema)
         settings = Sampling(**as_tuple(sampling))
         owner = None
         if session_id is not None or user_id is not None:
@@ -211,7 +221,7 @@ class MemLong:
         turn = Turn(asked.question, memory, write, message_id, settings, self._clock())
         order = self._order(owner, session_id) if owner and session_id and write else None
         turns = Turns(self.engine, owner, session_id)
-        return respond(self.engine, turns, Call(asked, turn), order)
+        return respond(self.engine, turns, asked, turn, wanted, order)
 
     def stats(self) -> dict[Owner, OwnerStats]:
         """Memories, chunks, tokens and bytes by owner."""

@@ -75,20 +75,15 @@ def _checked(message: Any) -> dict[str, Any]:
             f"{message!r} is not a message. Pass dictionaries with role (system, user, assistant "
             "or tool) and content (a text), and perhaps tool_calls, tool_call_id and name."
         )
-    checked: dict[str, Any] = {
-        "role": role,
-        "content": clean_text(content) if _said(content) else "",
-    }
+    checked: dict[str, Any] = {"role": role, "content": ""}
+    if content is not None and content.strip():
+        checked["content"] = clean_text(content)
     if calls := message.get("tool_calls"):
         checked["tool_calls"] = [_call(each) for each in calls]
     if role == "tool":
         checked["tool_call_id"] = _call_id(str(message.get("tool_call_id") or ""))
         checked["name"] = str(message.get("name") or "")
     return checked
-
-
-def _said(content: str | None) -> bool:
-    return bool(content and content.strip())
 
 
 def _call(call: Any) -> dict[str, Any]:

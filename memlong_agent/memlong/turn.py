@@ -16,7 +16,8 @@ from datetime import datetime
 from memlong_agent.attention import RecalledMemory
 from memlong_agent.chunking import exchange_chunks
 from memlong_agent.config import Sampling
-from memlong_agent.engine import Decoder, Engine, LiveWindow, Recalled, Sampler
+from memlong_agent.engine import Constraint, Decoder, Engine, LiveWindow, Recalled
+from memlong_agent.errors import ConfigError
 from memlong_agent.memlong.chat_text import Message, ReplyText, abstained
 from memlong_agent.memory import Draft, Written
 from memlong_agent.records import Reply, Usage
@@ -66,11 +67,18 @@ class Turns:
     def __init__(self, engine: Engine, owner: Owner | None, session_id: str | None) -> None:
         self._engine, self._owner, self._session_id = engine, owner, session_id
 
-    def run(self, turn: Turn, window: LiveWindow, reply: ReplyText) -> Generator[str, None, Reply]:
+    def run(
+        self,
+        turn: Turn,
+        window: LiveWindow,
+        reply: ReplyText,
+        constraint: Constraint | None = None,
+    ) -> Generator[str, None, Reply]:
         """Decode the reply over `window`; yields once a token, empty where no text is certain.
 
         What the window has dropped already becomes recallable to this turn first. A failed or
-        cancelled turn leaves nothing in the bank.
+        cancelled turn leaves nothing in the bank, and a reply that calls a tool is not written.
+        Raises ConfigError when `max_tokens` ends a constrained reply too soon.
         """
         try:
             if window.dropped:
@@ -78,7 +86,7 @@ class Turns:
             if turn.memory and self._owner is not None:
                 turn.recalled = self._recall(turn, self._owner, window)
             first = turn.recalled.chunk_pks
-            decoder = self._decoder(turn, window)
+            decoder = self._decoder(turn, window, constraint)
             prompt_ids = tuple(window.ids)
             for token in decoder:
                 yield reply.push(token)
@@ -86,8 +94,14 @@ class Turns:
                     break
             if piece := reply.finish():
                 yield piece
+            if constraint is not None and not constraint.complete:
+                raise ConfigError(
+                    f"max_tokens={turn.sampling.max_tokens} ended the JSON of this reply before it "
+                    "was complete (finish_reason 'length'). Raise max_tokens."
+                )
             turn.chunk_mass = dict(zip(first, decoder.chunk_mass, strict=False))
             said = reply.text.strip()
+            turn.write = turn.write and not reply.calls
             written = self._finish(turn, said)
         except BaseException:
             if self._owner is not None:
@@ -110,9 +124,10 @@ class Turns:
             session_id=self._session_id,
             memory_ids=tuple(memory.id for memory in written.memories),
             prompt_ids=prompt_ids,
+            tool_calls=reply.calls,
         )
 
-    def _decoder(self, turn: Turn, window: LiveWindow) -> Decoder:
+    def _decoder(self, turn: Turn, window: LiveWindow, constraint: Constraint | None) -> Decoder:
         def refresh(generated: Sequence[int]) -> RecalledMemory | None:
             return self._refreshed(turn, window, generated)
 
@@ -122,7 +137,7 @@ class Turns:
             engine.placement.start,
             window,
             turn.recalled.memory,
-            Sampler(turn.sampling),
+            engine.sampler(turn.sampling, constraint),
             engine.stop_ids,
             turn.sampling.max_tokens,
             refresh,
