@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_core.utils.function_calling import convert_to_json_schema
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from langchain_memlong._schemas import tool_arguments
 from memlong_agent.config import Sampling
 from memlong_agent.errors import ConfigError, MemLongError
 from memlong_agent.records import Reply
@@ -148,42 +148,6 @@ class MemLongSettings(MemLongPlace):
         """Sampling of a call: its own arguments, then fields; what neither names is left out."""
         found = {name: kwargs.get(name, getattr(self, name)) for name in _SAMPLING}
         return {name: value for name, value in found.items() if value is not None}
-
-
-def tool_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Tools, tool choice and schema of a call, as `MemLong.respond` takes them."""
-    found: dict[str, Any] = {}
-    if tools := kwargs.get("tools"):
-        found |= {"tools": list(tools), "tool_choice": tool_choice(kwargs.get("tool_choice"))}
-    if (schema := reply_schema(kwargs.get("response_format"))) is not None:
-        found["schema"] = schema
-    return found
-
-
-def tool_choice(choice: Any) -> str:
-    """LangChain's and OpenAI's ways to say it: auto, none, any, or a tool's name."""
-    if isinstance(choice, Mapping):
-        choice = (choice.get("function") or choice).get("name") or choice.get("type")
-    if choice is None or choice is True or choice is False:
-        return "any" if choice else "auto"
-    return {"required": "any"}.get(str(choice), str(choice))
-
-
-def reply_schema(wanted: Any) -> dict[str, Any] | Literal["json"] | None:
-    """The JSON schema of a `response_format`: a class, OpenAI's dictionaries, or a schema."""
-    if wanted is None or (isinstance(wanted, Mapping) and wanted.get("type") == "text"):
-        return None
-    if isinstance(wanted, Mapping) and wanted.get("type") == "json_object":
-        return "json"
-    if isinstance(wanted, Mapping) and wanted.get("type") == "json_schema":
-        wanted = wanted.get("json_schema", {}).get("schema")
-    try:
-        return convert_to_json_schema(wanted)
-    except (TypeError, ValueError, AttributeError) as exc:
-        raise ConfigError(
-            f"response_format={wanted!r} is no schema: {exc}. Pass a Pydantic class, a JSON schema "
-            'with a title, or {"type": "json_object"}.'
-        ) from exc
 
 
 def window_tokens(model: str, options: Mapping[str, Any]) -> int | None:

@@ -20,6 +20,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
+from langchain_memlong._schemas import json_schema
 from memlong_agent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def structured(
 def _forced(chat: ChatMemLong, schema: Any, method: str) -> tuple[Any, Any]:
     """One forced call of a tool whose arguments are the object."""
     name = convert_to_openai_tool(schema)["function"]["name"]
-    noted = {"kwargs": {"method": method}, "schema": convert_to_json_schema(schema)}
+    noted = _noted(schema, method)
     bound = chat.bind_tools([schema], tool_choice=name, ls_structured_output_format=noted)
     if _is_pydantic(schema):
         return bound, PydanticToolsParser(tools=[schema], first_tool_only=True)
@@ -75,13 +76,21 @@ def _shaped(chat: ChatMemLong, schema: Any, method: str) -> tuple[Any, Any]:
         noted = {"kwargs": {"method": method}, "schema": {"type": "object"}}
         wanted: dict[str, Any] = {"type": "json_object"}
     else:
-        shape = convert_to_json_schema(schema)
-        noted = {"kwargs": {"method": method}, "schema": shape}
-        wanted = {"type": "json_schema", "json_schema": {"schema": shape}}
+        noted = _noted(schema, method)
+        wanted = {"type": "json_schema", "json_schema": {"schema": json_schema(schema)}}
     parser: BaseOutputParser[Any] = JsonOutputParser()
     if schema is not None and _is_pydantic(schema):
         parser = PydanticOutputParser(pydantic_object=schema)
     return chat.bind(response_format=wanted, ls_structured_output_format=noted), parser
+
+
+def _noted(schema: Any, method: str) -> dict[str, Any]:
+    """What traces say of it; a JSON schema without a title, which LangChain refuses, is itself."""
+    try:
+        shape = convert_to_json_schema(schema)
+    except ValueError:
+        shape = json_schema(schema)
+    return {"kwargs": {"method": method}, "schema": shape}
 
 
 def _is_pydantic(schema: Any) -> bool:

@@ -182,7 +182,7 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
 
         `json_schema` and `json_mode` constrain the reply, `function_calling` forces a tool call;
         `json_mode` without a schema gives any JSON object. `strict` changes nothing. Nothing is
-        written. Raises MemLongError when `max_tokens` cannot hold a whole object.
+        written. Raises ConfigError when `max_tokens` cannot hold a whole object.
         """
         return structured(self, schema, method, include_raw, kwargs)
 

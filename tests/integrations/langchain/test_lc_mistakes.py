@@ -40,7 +40,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         "method='magic'",
     ),
     "misspelt structure": (lambda make: make().with_structured_output({}, metod=1), "'metod'"),
-    "not a schema": (lambda make: make().invoke("Hi", response_format=7), "is no schema"),
+    "not a schema": (lambda make: make().invoke("Hi", response_format=7), "7 is no schema"),
     "nobody's memories": (lambda make: MemLongRetriever(**PLACE).invoke("Hi"), "Whose memories"),
     "no session": (
         lambda make: MemLongRetriever(**PLACE, scope="session", user_id="a").invoke("Hi"),
