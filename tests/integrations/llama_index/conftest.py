@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from llama_helpers import Recorder
 from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.memory import BaseMemoryBlock, Memory
 from llama_index.llms.memlong import MemLongLLM
+from sqlalchemy.ext.asyncio import create_async_engine
 
 _NUMBERS = itertools.count(1)
 Texts = Callable[..., list[str]]
@@ -49,6 +53,27 @@ def questions(texts: Texts) -> Texts:
         return [text.removeprefix("User: ") for text in said]
 
     return questions_
+
+
+@pytest.fixture
+def open_memory() -> Iterator[Callable[..., Memory]]:
+    """LlamaIndex's own `Memory`, which never closes its connections: they are closed here."""
+    engines = []
+
+    def open_(
+        session_id: str,
+        *blocks: BaseMemoryBlock[Any],
+        uri: str = "sqlite+aiosqlite://",
+        **more: Any,
+    ) -> Memory:
+        engines.append(create_async_engine(uri))
+        return Memory.from_defaults(
+            session_id, memory_blocks=list(blocks), async_engine=engines[-1], **more
+        )
+
+    yield open_
+    for engine in engines:
+        asyncio.run(engine.dispose())
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from llama_index.core.chat_engine import (
     SimpleChatEngine,
 )
 from llama_index.core.chat_engine.types import BaseChatEngine
-from llama_index.core.memory import Memory
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.memlong import MemLongLLM, MemLongMemoryBlock
@@ -20,6 +20,7 @@ from llama_index.llms.memlong import MemLongLLM, MemLongMemoryBlock
 TOLD, OTHER, ASKED = "My dog is called Rex.", "My cat is called Tom.", "What is my dog called?"
 DOCUMENT = "The library opens at nine."
 KINDS = ("simple", "context", "condense")
+Open = Callable[..., BaseChatEngine]
 MODES = ("chat", "stream_chat", "achat", "astream_chat")
 
 
@@ -30,15 +31,19 @@ class Library(BaseRetriever):
         return [NodeWithScore(node=TextNode(text=DOCUMENT), score=1.0)]
 
 
-def open_engine(kind: str, llm: MemLongLLM, **options: Any) -> BaseChatEngine:
-    block = MemLongMemoryBlock(llm=llm)
-    memory = Memory.from_defaults(
-        session_id=llm.session_id, token_limit=500, memory_blocks=[block], **options
-    )
-    if kind == "simple":
-        return SimpleChatEngine.from_defaults(llm=llm, memory=memory)
-    made = ContextChatEngine if kind == "context" else CondensePlusContextChatEngine
-    return made.from_defaults(retriever=Library(), llm=llm, memory=memory)
+@pytest.fixture
+def open_engine(open_memory: Any) -> Open:
+    """A chat engine on a handle, with LlamaIndex's memory and the block."""
+
+    def open_(kind: str, llm: MemLongLLM, **options: Any) -> BaseChatEngine:
+        block = MemLongMemoryBlock(llm=llm)
+        memory = open_memory(llm.session_id, block, token_limit=500, **options)
+        if kind == "simple":
+            return SimpleChatEngine.from_defaults(llm=llm, memory=memory)
+        made = ContextChatEngine if kind == "context" else CondensePlusContextChatEngine
+        return made.from_defaults(retriever=Library(), llm=llm, memory=memory)
+
+    return open_
 
 
 def talk(engine: BaseChatEngine, mode: str, text: str) -> str:
@@ -51,9 +56,7 @@ def talk(engine: BaseChatEngine, mode: str, text: str) -> str:
         if mode == "achat":
             return str(await engine.achat(text))
         streamed = await engine.astream_chat(text)
-        said = "".join([piece async for piece in streamed.async_response_gen()])
-        await streamed.awrite_response_to_history_task
-        return said
+        return "".join([piece async for piece in streamed.async_response_gen()])
 
     return asyncio.run(asynchronously())
 
@@ -61,7 +64,13 @@ def talk(engine: BaseChatEngine, mode: str, text: str) -> str:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_people_talk_through_one_engine(
-    kind: str, mode: str, llm: MemLongLLM, user: str, questions: Any, recorder: Any
+    kind: str,
+    mode: str,
+    llm: MemLongLLM,
+    user: str,
+    questions: Any,
+    recorder: Any,
+    open_engine: Open,
 ) -> None:
     alice, bob = f"{user}-alice", f"{user}-bob"
     first = open_engine(kind, llm.with_session("chat", alice))
@@ -85,7 +94,7 @@ def test_two_people_talk_through_one_engine(
 @pytest.mark.parametrize("mode", ["chat", "astream_chat"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_history_of_a_chat_is_written_once(
-    kind: str, mode: str, llm: MemLongLLM, user: str, questions: Any
+    kind: str, mode: str, llm: MemLongLLM, user: str, questions: Any, open_engine: Open
 ) -> None:
     engine = open_engine(kind, llm.with_session("chat", user))
     said = [TOLD, OTHER, ASKED, "I like tea."]
@@ -99,7 +108,9 @@ def test_the_whole_history_of_a_chat_is_written_once(
     ]
 
 
-def test_a_session_without_a_user_is_private(llm: MemLongLLM, user: str, texts: Any) -> None:
+def test_a_session_without_a_user_is_private(
+    llm: MemLongLLM, user: str, texts: Any, open_engine: Open
+) -> None:
     engine = open_engine("simple", llm.with_session(user))
     talk(engine, "chat", TOLD)
     other = open_engine("simple", llm.with_session(f"{user}-2"))
@@ -108,25 +119,24 @@ def test_a_session_without_a_user_is_private(llm: MemLongLLM, user: str, texts: 
 
 
 def test_a_bound_handle_that_only_reads_writes_nothing(
-    llm: MemLongLLM, user: str, questions: Any
+    llm: MemLongLLM, user: str, questions: Any, open_engine: Open
 ) -> None:
     talk(open_engine("context", llm.with_session("chat", user)), "chat", TOLD)
     reading = llm.with_session("chat", user, write="off")
-    engine = SimpleChatEngine.from_defaults(llm=reading, memory=Memory.from_defaults())
-    assert "Rex" in talk(engine, "chat", ASKED)
+    assert "Rex" in talk(open_engine("simple", reading), "chat", ASKED)
     assert questions(user) == [TOLD]
 
 
 def test_history_with_citations_is_kept_and_sent_again(
-    llm: MemLongLLM, user: str, tmp_path: Any
+    llm: MemLongLLM, user: str, tmp_path: Any, open_engine: Open
 ) -> None:
     """LlamaIndex keeps answers as JSON: citations must survive that and stay out of prompts."""
     bound = llm.with_session("chat", user)
     talk(open_engine("simple", bound), "chat", TOLD)
     uri = f"sqlite+aiosqlite:///{tmp_path / 'history.db'}"
-    engine = open_engine("simple", llm.with_session("next", user), async_database_uri=uri)
+    engine = open_engine("simple", llm.with_session("next", user), uri=uri)
     talk(engine, "chat", ASKED)
     cited = [block for block in engine.chat_history[-1].blocks if block.block_type == "citation"]
     assert cited and cited[0].cited_content.text.startswith(TOLD)
-    again = open_engine("simple", llm.with_session("next", user), async_database_uri=uri)
+    again = open_engine("simple", llm.with_session("next", user), uri=uri)
     assert "Rex" in talk(again, "chat", "And what is my dog called?")

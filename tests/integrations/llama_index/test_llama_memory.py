@@ -17,7 +17,6 @@ from llama_index.core.llms import (
     LLMMetadata,
 )
 from llama_index.core.llms.callbacks import llm_completion_callback
-from llama_index.core.memory import Memory
 from llama_index.llms.memlong import MemLongLLM, MemLongMemoryBlock
 
 from memlong_agent import ConfigError
@@ -61,12 +60,10 @@ def exchange(question: str, answer: str) -> list[ChatMessage]:
 
 
 def test_turns_that_leave_the_short_memory_are_written_once(
-    llm: MemLongLLM, user: str, questions: Any
+    llm: MemLongLLM, user: str, questions: Any, open_memory: Any
 ) -> None:
     bound = llm.with_session("chat", user)
-    memory = Memory.from_defaults(
-        session_id="chat", memory_blocks=[MemLongMemoryBlock(llm=bound)], **SHORT
-    )
+    memory = open_memory("chat", MemLongMemoryBlock(llm=bound), **SHORT)
     engine = SimpleChatEngine.from_defaults(llm=bound, memory=memory)
     for text in [TOLD, *FILLER]:
         engine.chat(text)
@@ -76,11 +73,11 @@ def test_turns_that_leave_the_short_memory_are_written_once(
     assert asyncio.run(memory.memory_blocks[0].aget(memory.get(), session_id="chat")) == ""
 
 
-def test_the_block_writes_what_the_llm_did_not(llm: MemLongLLM, user: str, questions: Any) -> None:
+def test_the_block_writes_what_the_llm_did_not(
+    llm: MemLongLLM, user: str, questions: Any, open_memory: Any
+) -> None:
     silent = llm.with_session("chat", user, write="off")
-    memory = Memory.from_defaults(
-        session_id="chat", memory_blocks=[MemLongMemoryBlock(llm=silent)], **SHORT
-    )
+    memory = open_memory("chat", MemLongMemoryBlock(llm=silent), **SHORT)
     engine = SimpleChatEngine.from_defaults(llm=silent, memory=memory)
     for text in [TOLD, *FILLER]:
         engine.chat(text)
@@ -91,12 +88,10 @@ def test_the_block_writes_what_the_llm_did_not(llm: MemLongLLM, user: str, quest
 
 
 def test_under_another_llm_the_memory_comes_back_as_text(
-    llm: MemLongLLM, user: str, questions: Any
+    llm: MemLongLLM, user: str, questions: Any, open_memory: Any
 ) -> None:
     foreign = Foreign()
-    memory = Memory.from_defaults(
-        session_id="chat", memory_blocks=[foreign_block(llm, user)], **SHORT
-    )
+    memory = open_memory("chat", foreign_block(llm, user), **SHORT)
     engine = SimpleChatEngine.from_defaults(llm=foreign, memory=memory)
     for text in [TOLD, *FILLER]:
         engine.chat(text)

@@ -15,7 +15,6 @@ from llama_helpers import says
 from llama_index.core.agent.workflow import AgentStream, FunctionAgent
 from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.llms import ChatMessage
-from llama_index.core.memory import Memory
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.memlong import MemLongLLM, MemLongMemoryBlock
@@ -126,12 +125,10 @@ def test_predict_and_call_runs_the_tool(roomy: MemLongLLM) -> None:
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_an_agent_uses_tools_and_writes_its_turn_once(
-    streaming: bool, roomy: MemLongLLM, user: str, texts: Any
+    streaming: bool, roomy: MemLongLLM, user: str, texts: Any, open_memory: Any
 ) -> None:
     bound = roomy.with_session("chat", user)
-    memory = Memory.from_defaults(
-        session_id="chat", token_limit=2000, memory_blocks=[MemLongMemoryBlock(llm=bound)]
-    )
+    memory = open_memory("chat", MemLongMemoryBlock(llm=bound), token_limit=2000)
     agent = FunctionAgent(
         tools=[WEATHER, TIME], llm=bound, system_prompt="Be brief.", streaming=streaming
     )

@@ -247,10 +247,12 @@ class MemLongLLM(Careful, ReadingPredictions):
     def _call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Call:
         given = {name: getattr(self, name) for name in _FOR_EACH_CALL}
         arguments = respond_arguments(given, kwargs, self.write)
+        whose = (arguments["user_id"], arguments["session_id"])
+        ordered = arguments["write"] and arguments["session_id"] is not None
         return Call(
             load=lambda: self.memlong,
             messages=messages_in(messages),
-            lane=(self.model, self.bank, arguments["user_id"], arguments["session_id"]),
+            lane=(self.model, self.bank, *whose) if ordered else None,
             citations=self.citations,
             parallel=arguments.pop("parallel_tool_calls", True),
             arguments=arguments,

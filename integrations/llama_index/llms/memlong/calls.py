@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatResponse
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from memlong_agent import MemLong
 
 _WRITES = {"turn": True, "off": False}
-_ROOM = "memlong_agent.memlong"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Call:
     messages: list[dict[str, Any]]
     arguments: dict[str, Any]
     """For `MemLong.respond`."""
-    lane: Hashable
+    lane: Hashable | None
     """Async calls of one lane are answered in the order in which they were begun."""
     citations: bool = True
     parallel: bool = True
@@ -119,12 +118,14 @@ async def awhole(responses: ChatResponseAsyncGen) -> ChatResponse:
 
 async def _imported() -> None:
     """The core's import takes seconds, because torch is slow to load: not on the event loop."""
-    if _ROOM not in sys.modules:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(_importer(), importlib.import_module, _ROOM)
+    await asyncio.shield(asyncio.wrap_future(_import()))
 
 
 @cache
-def _importer() -> ThreadPoolExecutor:
-    # One thread for all first calls; the default executor would start one for each of them.
-    return ThreadPoolExecutor(1, thread_name_prefix="memlong-import")
+def _import() -> Future[ModuleType]:
+    """One import for all first calls, on a thread that ends with it."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="memlong-import")
+    try:
+        return pool.submit(importlib.import_module, "memlong_agent.memlong")
+    finally:
+        pool.shutdown(wait=False)
