@@ -116,8 +116,8 @@ def test_too_few_tokens_for_an_object_are_an_error(make_chat: Make) -> None:
         make_chat(max_tokens=2).with_structured_output(Dog).invoke("A dog?")
 
 
-def test_a_forced_call_and_a_chosen_one(chat: ChatMemLong, engine: MemLong) -> None:
-    tools = [Dog, DogDict]
+def test_a_forced_call_and_a_chosen_one(make_chat: Make, engine: MemLong) -> None:
+    chat, tools = make_chat(max_tokens=64), [Dog, DogDict]
     forced = chat.bind_tools(tools, tool_choice="DogDict").invoke("Hi")
     assert [call["name"] for call in forced.tool_calls] == ["DogDict"]
     assert forced.response_metadata["finish_reason"] == "tool_calls" and forced.content == ""
