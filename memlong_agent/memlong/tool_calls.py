@@ -148,7 +148,7 @@ def _documents(text: str) -> list[Any] | None:
 def _call(value: Any, names: Collection[str]) -> ToolCall | None:
     if not isinstance(value, Mapping) or value.get("name") not in names:
         return None
-    arguments = next((value[key] for key in _ARGUMENTS if key in value), {})
+    arguments: Any = next((value[key] for key in _ARGUMENTS if key in value), {})
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
