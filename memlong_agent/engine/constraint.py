@@ -65,7 +65,8 @@ class Vocabulary:
         for each in (*calls.values(), *([] if schema is None else [schema])):
             _check(each)
         made = self._tokens()
-        matcher = LLMatcher(made, _grammar(calls, schema, arguments), log_level=0)
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(_whole(calls, schema, arguments)))
+        matcher = LLMatcher(made, grammar, log_level=0)
         if matcher.is_error():
             raise ConfigError(
                 "This JSON schema cannot be guaranteed: "
@@ -200,38 +201,55 @@ class _Place:
             self.last = char
 
 
-def _grammar(
+def _whole(
     calls: Mapping[str, Mapping[str, Any]], schema: Mapping[str, Any] | None, arguments: str
-) -> str:
-    """A Lark grammar of llguidance; every schema is embedded on its own, with its own `$defs`."""
-    rules, names = [], []
+) -> dict[str, Any]:
+    """One schema for all that the reply may be; every part is moved there with its own `$defs`."""
+    if not calls and schema is not None:
+        return {**_fitted(schema), "x-guidance": _ONE_WAY}
+    options: list[dict[str, Any]] = []
+    parts: dict[str, Any] = {}
     for number, (name, parameters) in enumerate(calls.items()):
-        opening = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{arguments}": '
-        names.append(f"call_{number}")
-        rules.append(f'call_{number}: {_literal(opening)} arguments_{number} "}}"')
-        rules.append(f"arguments_{number}: {_embedded({'type': 'object', **parameters})}")
+        part = f"call_{number}"
+        parts[part] = _moved(_fitted({"type": "object", **parameters}), f"#/$defs/{part}")
+        options.append(
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": name},
+                    arguments: {"$ref": f"#/$defs/{part}"},
+                },
+                "required": ["name", arguments],
+                "additionalProperties": False,
+            }
+        )
     if schema is not None:
-        names.append("answer")
-        rules.append(f"answer: {_embedded(schema)}")
-    return "\n".join([f"start: {' | '.join(names)}", *rules])
+        parts["answer"] = _moved(_fitted(schema), "#/$defs/answer")
+        options.append({"$ref": "#/$defs/answer"})
+    return {"anyOf": options, "$defs": parts, "x-guidance": _ONE_WAY}
 
 
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _moved(schema: Any, root: str) -> Any:
+    """The schema with references to its own root led to its new place."""
+    if isinstance(schema, list | tuple):
+        return [_moved(each, root) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: each if key in _VALUES else _moved(each, root) for key, each in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = root + reference[1:]
+    return moved
 
 
-def _embedded(schema: Mapping[str, Any]) -> str:
-    # Parts of an allOf must leave room for each other's properties.
-    fitted = _fitted(schema, close='"allOf"' not in json.dumps(schema))
-    return f"%json {json.dumps({**fitted, 'x-guidance': _ONE_WAY})}"
-
-
-def _fitted(schema: Any, close: bool) -> Any:
+def _fitted(schema: Any, close: bool | None = None) -> Any:
     """A narrower schema, in the terms that the library gets right; what fits it fits the schema.
 
     With `close`, no properties of the model's own invention unless the schema asks for them: JSON
     Schema allows any further property by default.
     """
+    if close is None:  # parts of an allOf must leave room for each other's properties
+        close = '"allOf"' not in json.dumps(schema)
     if isinstance(schema, list | tuple):
         return [_fitted(each, close) for each in schema]
     if not isinstance(schema, Mapping):

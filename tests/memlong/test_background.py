@@ -74,7 +74,7 @@ async def test_32_at_once_keep_each_sessions_order_on_four_threads(open_memlong:
 
 
 async def test_the_event_loop_goes_on_ticking(open_memlong: Open) -> None:
-    ml = open_memlong(model=None)
+    ml = open_memlong()
     ticks: list[float] = []
 
     async def tick() -> None:
@@ -83,7 +83,7 @@ async def test_the_event_loop_goes_on_ticking(open_memlong: Open) -> None:
             await asyncio.sleep(0.01)
 
     ticker = asyncio.create_task(tick())
-    stream = ask(ml, "Tell me about the harbor. " * 20, max_tokens=40, temperature=1.0)
+    stream = ask(ml, "Tell me about the harbor. " * 20, **LONG)
     pieces = [piece async for piece in stream]
     ticker.cancel()
     assert pieces and len(ticks) > 10

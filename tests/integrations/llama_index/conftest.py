@@ -55,6 +55,16 @@ def questions(texts: Texts) -> Texts:
     return questions_
 
 
+@pytest.fixture(autouse=True)
+def event_loop_of_this_thread() -> Iterator[None]:
+    """LlamaIndex's sync calls use the thread's event loop, or make one that they never close."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture
 def open_memory() -> Iterator[Callable[..., Memory]]:
     """LlamaIndex's own `Memory`, which never closes its connections: they are closed here."""

@@ -60,7 +60,7 @@ def call(name: str, **arguments: Any) -> str:
 @pytest.fixture
 def roomy(llm: MemLongLLM) -> MemLongLLM:
     """Room for a whole object."""
-    return llm.model_copy(update={"max_tokens": 96})
+    return llm.model_copy(update={"max_tokens": 200})
 
 
 @pytest.mark.parametrize(("wanted", "names"), CHOICES)
