@@ -193,7 +193,8 @@ class ReplyText:
 
     def push(self, token: int) -> str:
         """New text that is certain now, perhaps none."""
-        self._held += self._decoder.step(self._tokenizer, token) or ""
+        # A NUL cannot be stored, and a byte-level model may say one.
+        self._held += (self._decoder.step(self._tokenizer, token) or "").replace("\0", "")
         found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
         if found:
             self.stopped = True

@@ -256,3 +256,10 @@ def test_a_closed_stream_writes_nothing_and_the_session_goes_on(open_memlong: Op
         _ = stream.reply
     assert ml.stats() == {}
     assert say(ml, REX, session_id="a", write=True).memory_ids
+
+
+def test_a_nul_that_a_model_says_is_left_out(open_memlong: Open) -> None:
+    ml = open_memlong(model=None)
+    with preferring(ml, "one\0two"):
+        reply = say(ml, REX, session_id="a", write=True, max_tokens=20)
+    assert reply.text == "onetwo" and reply.memory_ids
