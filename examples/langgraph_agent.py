@@ -3,8 +3,8 @@
     python examples/langgraph_agent.py                     the bundled model, a temporary bank
     python examples/langgraph_agent.py --bank ./memory --model Qwen/Qwen3-4B-Instruct-2507
 
-The bundled model is too small to choose tools, so `MustLook` forces a call; constrained decoding
-makes it valid with any model. Drop it for a model that can choose.
+The bundled model cannot choose tools, so `LookWhenAsked` does; constrained decoding makes the call
+valid. Drop it for a model that can choose.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ from typing import Any, Literal
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
-from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langchain_memlong import ChatMemLong, MemLongMiddleware, MemLongStore
 from langgraph.checkpoint.memory import InMemorySaver
+
+TURNS = [
+    ("monday", "My dog is called Rex."),
+    ("monday", "What time is it?"),
+    ("friday", "What is my dog called?"),
+    ("friday", "What is my cat called?"),
+]
 
 
 @tool
@@ -28,37 +34,31 @@ def clock(zone: Literal["UTC", "CET"]) -> str:
     return f"It is noon in {zone}."
 
 
-class MustLook(AgentMiddleware):
-    """One tool call at the beginning of each turn, then an answer in words."""
+class LookWhenAsked(AgentMiddleware):
+    """A question for the time forces a tool call; nothing else sees the tools."""
 
     def wrap_model_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
-        first = isinstance(request.messages[-1], HumanMessage)
-        return handler(request.override(tool_choice="any" if first else "none"))
+        if "time" in request.messages[-1].text:
+            return handler(request.override(tool_choice="any"))
+        return handler(request.override(tools=[]))
 
 
 def run(model: str, bank: str) -> None:
     chat, store = ChatMemLong(model=model, bank=bank), MemLongStore(bank, model=model)
-    store.put(("memories", "alice"), "cat", {"text": "My cat is called Tom."})
+    store.put(("memories", "alice"), "cat", {"text": "My cat is called Tom."})  # recalled too
+    layers = [MemLongMiddleware(chat, keep_last=1), LookWhenAsked()]
     agent = create_agent(
-        chat,
-        tools=[clock],
-        middleware=[MemLongMiddleware(chat, keep_last=4), MustLook()],  # one write per turn
-        checkpointer=InMemorySaver(),  # short-term: the thread
-        store=store,  # long-term: items, recalled because the namespace names the user
+        chat, tools=[clock], middleware=layers, checkpointer=InMemorySaver(), store=store
     )
-    for thread, text in (
-        ("monday", "My dog is called Rex."),
-        ("friday", "What is my dog called?"),
-        ("friday", "What is my cat called?"),
-    ):
+    for thread, text in TURNS:
         config: Any = {"configurable": {"thread_id": thread, "user_id": "alice"}}
-        state = agent.invoke({"messages": [HumanMessage(text)]}, config)
-        for message in state["messages"][-4:]:
+        state = agent.invoke({"messages": [("user", text)]}, config)
+        for message in state["messages"][-4 if "time" in text else -2 :]:
             print(f"{thread} {message.type:>5}: {message.text or message.tool_calls[0]['args']}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A LangGraph agent whose memory is one bank.")
+    parser = argparse.ArgumentParser()
     parser.add_argument("--bank", help="folder of the bank; default: a temporary one")
     parser.add_argument("--model", default="memlong-tiny", help="Hub name or folder")
     asked = parser.parse_args()
