@@ -23,6 +23,10 @@ from pydantic import BaseModel
 from memlong_agent import ConfigError
 from memlong_agent.testing import preferring
 
+# Making an agent, LlamaIndex looks at every attribute of it, pydantic's deprecated ones too.
+lets_agents_look = pytest.mark.filterwarnings(
+    "ignore::pydantic.warnings.PydanticDeprecationWarning"
+)
 TOLD, ASKED = "My dog is called Rex.", "What is my dog called?"
 
 
@@ -53,7 +57,7 @@ CHOICES = [
 ]
 
 
-def call(name: str, **arguments: Any) -> str:
+def call(name: str, /, **arguments: Any) -> str:
     return json.dumps({"name": name, "arguments": arguments})
 
 
@@ -123,6 +127,7 @@ def test_predict_and_call_runs_the_tool(roomy: MemLongLLM) -> None:
     assert done.response == "It is sunny in Paris."
 
 
+@lets_agents_look
 @pytest.mark.parametrize("streaming", [True, False])
 def test_an_agent_uses_tools_and_writes_its_turn_once(
     streaming: bool, roomy: MemLongLLM, user: str, texts: Any, open_memory: Any
@@ -160,6 +165,7 @@ def test_an_agent_uses_tools_and_writes_its_turn_once(
     assert "Rex" in str(answer.message.content)
 
 
+@lets_agents_look
 def test_an_agent_whose_history_lives_elsewhere_recalls(roomy: MemLongLLM, user: str) -> None:
     roomy.with_session("chat", user).chat(says(TOLD))
     agent = FunctionAgent(tools=[WEATHER], llm=roomy.with_session("next", user))

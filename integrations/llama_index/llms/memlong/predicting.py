@@ -88,7 +88,9 @@ class ReadingPredictions(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
         program = self._program(output_cls, prompt)
-        return program.stream_call(llm_kwargs=llm_kwargs, **prompt_args)
+        found: Generator[Any, None, None]
+        found = program.stream_call(llm_kwargs=llm_kwargs, **prompt_args)
+        return found
 
     async def _structured_astream_call(
         self,
@@ -98,7 +100,9 @@ class ReadingPredictions(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> AsyncGenerator[Any, None]:
         program = self._program(output_cls, prompt)
-        return await program.astream_call(llm_kwargs=llm_kwargs, **prompt_args)
+        found: AsyncGenerator[Any, None]
+        found = await program.astream_call(llm_kwargs=llm_kwargs, **prompt_args)
+        return found
 
     def _program(self, output_cls: type[BaseModel], prompt: PromptTemplate) -> Any:
         """LlamaIndex's program, which alone would leave it to the model whether to call at all."""
