@@ -25,9 +25,14 @@ class Stage:
     earlier_turns: int  # the most of them
 
 
-STAGES = (Stage(400, 1, 0.0, 0), Stage(800, 2, 0.0, 0), Stage(1400, 4, 0.02, 8))
-LATE = Stage(1 << 30, MAX_MEMORIES, 0.03, 12)
-MEMORY = Stage(1 << 30, MAX_MEMORIES, 0.04, 20)  # the memory phase
+STAGES = (
+    Stage(400, 1, 0.0, 0),
+    Stage(800, 2, 0.0, 0),
+    Stage(1000, 4, 0.02, 8),
+    Stage(1400, 4, 0.08, 16),
+)
+LATE = Stage(1 << 30, MAX_MEMORIES, 0.08, 24)  # 24 turns fill a live window of 1,024 tokens
+MEMORY = Stage(1 << 30, MAX_MEMORIES, 0.06, 24)  # the memory phase
 RETRIEVED = 0.35  # of memory-phase rows: what the real embedder finds
 FEW = 0.5  # of the other rows: 1 to 3 memories, as many as recall mostly keeps
 EVERYDAY = 0.35  # of the other rows: hand-written wordings whose question shares few words

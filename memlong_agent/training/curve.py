@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 _SERIES = {
-    "held_out_on": "memory on, new wordings",
+    "everyday_on": "memory on, everyday sentences kept out",
+    "held_out_on": "memory on, new openers and frames",
     "train_wordings_on": "memory on, trained wordings",
     "held_out_off": "memory off",
 }

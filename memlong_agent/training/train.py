@@ -14,7 +14,7 @@ import math
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ _HEADED = f"{PREAMBLE}[2026-11-20 14:05] User: "
 _TOKENIZER_SAMPLES = 12_000
 _DEV_ROWS = 96
 _POOL = 12  # batches whose rows are sorted by length together
+_GROUP_TOKENS = 6500  # window tokens of a batch, padding included; six of the longest windows
 
 
 class TrainSettings(Frozen):
@@ -181,12 +182,12 @@ class Trainer:
         while True:
             rows = [curriculum.row(rng, phase, self.done[phase]) for _ in range(size * _POOL)]
             rows.sort(key=lambda row: len(row.window))
-            starts = list(range(0, len(rows), size))
-            rng.shuffle(starts)
-            for start in starts:
-                yield self._collate(rows[start : start + size])
+            groups = list(_groups(rows, size))
+            rng.shuffle(groups)
+            for group in groups:
+                yield self._collate(group)
 
-    def _collate(self, rows: list[Row]) -> Batch:
+    def _collate(self, rows: Sequence[Row]) -> Batch:
         return collate(rows, self.encoder.preamble, self.tokenizer.pad_token_id)
 
     def _dev(self) -> dict[str, Batch]:
@@ -249,6 +250,16 @@ class Trainer:
 
 def _dev_everyday(rng: random.Random) -> Sample:
     return everyday_sample(rng, split="test", wordings="held_out", most=3)
+
+
+def _groups(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Rows by rising length, `size` at a time; fewer where they would take too many tokens."""
+    start = 0
+    for end in range(1, len(rows) + 1):
+        grown = end - start + 1  # rows of this group if the next one joined
+        if end == len(rows) or grown > size or grown * len(rows[end].window) > _GROUP_TOKENS:
+            yield rows[start:end]
+            start = end
 
 
 def new_model(settings: TrainSettings, vocabulary: int) -> MemoryModel:

@@ -203,7 +203,7 @@ def test_the_same_user_text_again_replaces_the_latest_reply(bank: MemoryBank) ->
         {"session": "t"},
         {"session": None},
         {"message_id": "m"},
-        {"role": "note"},
+        {"role": "user"},
         {"messages": None},
     ],
 )

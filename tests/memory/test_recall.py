@@ -133,24 +133,23 @@ def test_below_the_threshold_nothing_is_recalled(bank: MemoryBank) -> None:
     assert recalled(bank) == ["near @59"]
 
 
-def test_the_first_lexical_hit_on_a_rare_word_passes_the_threshold(bank: MemoryBank) -> None:
-    both, one = draft("zebra quagga @80"), draft("zebra @85")
+def test_the_first_lexical_hit_on_a_rare_word_needs_half_the_threshold(bank: MemoryBank) -> None:
+    both, one = draft("zebra quagga @70"), draft("zebra @71")
     bank.add(ALICE, [both, one, draft("near @10"), draft("far @70")])
-    assert recalled(bank, "zebra quagga") == ["zebra quagga @80", "near @10"]
+    assert recalled(bank, "zebra quagga") == ["zebra quagga @70", "near @10"]
     scores = {hit.chunk.text: hit.score for hit in bank.recall(ALICE, "zebra quagga", top_k=8)}
-    assert scores["zebra quagga @80"] == pytest.approx(np.cos(np.radians(80)), abs=1e-6)
+    assert scores["zebra quagga @70"] == pytest.approx(np.cos(np.radians(70)), abs=1e-6)
 
 
 def test_a_common_word_does_not_pass_the_threshold(bank: MemoryBank) -> None:
-    bank.add(ALICE, [draft(f"zebra number{i} @80") for i in range(3)])  # rare is two or fewer
+    bank.add(ALICE, [draft(f"zebra number{i} @70") for i in range(3)])  # rare is two or fewer
     assert recalled(bank, "zebra") == []
 
 
-def test_a_chunk_without_a_direction_is_found_by_its_words(bank: MemoryBank) -> None:
-    bank.add(ALICE, [draft("lost quagga"), draft("near @10")])
+def test_a_rare_word_does_not_bring_back_what_points_elsewhere(bank: MemoryBank) -> None:
+    bank.add(ALICE, [draft("lost quagga"), draft("other quagga @85"), draft("near @10")])
     assert recalled(bank, "east") == ["near @10"]
-    assert recalled(bank, "quagga") == ["lost quagga", "near @10"]
-    assert [r.score for r in bank.search(ALICE, "quagga", top_k=1)] == [0.0]
+    assert recalled(bank, "quagga") == ["near @10"]
 
 
 def test_lexical_only_finds_words_and_scores_nothing() -> None:
@@ -174,8 +173,8 @@ def test_scope_session_and_search_in_a_session(bank: MemoryBank) -> None:
 
 
 def test_scope_session_narrows_the_lexical_arm_too(bank: MemoryBank) -> None:
-    bank.add(ALICE, [draft("zebra @80", session="s"), draft("zebra @85", session="t")])
-    assert recalled(bank, "zebra", scope="session", session="t") == ["zebra @85"]
+    bank.add(ALICE, [draft("zebra @70", session="s"), draft("zebra @71", session="t")])
+    assert recalled(bank, "zebra", scope="session", session="t") == ["zebra @71"]
 
 
 def test_expired_memories_are_not_recalled() -> None:

@@ -13,6 +13,7 @@ from memlong_agent.errors import ConfigError
 from memlong_agent.testing import tiny_checkpoint
 from memlong_agent.training import retrieved
 from memlong_agent.training import train as room
+from memlong_agent.training.batches import Row
 from memlong_agent.training.train import TrainSettings, train
 
 SMALL = TrainSettings(
@@ -73,3 +74,14 @@ def test_a_run_of_another_shape_is_not_resumed(out: Path) -> None:
     train(out, SMALL.replace(base_steps=1, memory_steps=0))
     with pytest.raises(ConfigError, match=r"hidden_size=32, now hidden_size=64.*--out"):
         train(out, SMALL.replace(hidden_size=64))
+
+
+def test_batches_hold_few_long_windows_or_many_short_ones() -> None:
+    def rows_of(*lengths: int) -> list[Row]:
+        return [Row((), (1,) * length, (1.0,) * length, (False,) * length) for length in lengths]
+
+    rows = rows_of(*[50] * 40, *[1000] * 8)
+    groups = list(room._groups(rows, 32))
+    assert [len(group) for group in groups] == [32, 8, 6, 2]
+    assert [row for group in groups for row in group] == rows
+    assert [len(group) for group in room._groups(rows_of(9000, 9000), 32)] == [1, 1]
