@@ -34,8 +34,8 @@ class LiveWindow:
     def __post_init__(self) -> None:
         if len(self.prefix) > self.limit // 2:
             raise ContextOverflowError(
-                f"The system prompt takes {len(self.prefix)} of {self.limit} window tokens; at "
-                "most half may be taken. Shorten it or raise window_tokens."
+                f"The system prompt, with its tools, takes {len(self.prefix)} of {self.limit} "
+                "window tokens; at most half may be taken. Shorten it or raise window_tokens."
             )
         self.shrink()
 

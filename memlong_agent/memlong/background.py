@@ -30,7 +30,8 @@ class BackgroundStream(Iterator[str], AsyncIterator[str]):
 
     def __init__(self, job: _Job) -> None:
         self._job = job
-        self._finalizer = weakref.finalize(self, job.cancel)
+        # Only a flag: a garbage collection may come while its thread holds any lock.
+        weakref.finalize(self, job.stream.cancel)
 
     def __next__(self) -> str:
         try:
@@ -56,7 +57,7 @@ class BackgroundStream(Iterator[str], AsyncIterator[str]):
 
     def close(self) -> None:
         """Cancel the turn and return at once; harmless when it has ended."""
-        self._finalizer()
+        self._job.cancel()
 
     async def aclose(self) -> None:
         """Cancel the turn and wait, without holding up the event loop, until its work has ended."""
@@ -97,7 +98,7 @@ class _Job:
 
     def cancel(self) -> None:
         """Stop before the next token; if it has not begun, at once."""
-        self.stream.close()
+        self.stream.cancel()
         if _WORKERS.remove(self):
             self._tell(None)
 

@@ -8,13 +8,13 @@ user said last and the final reply.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from memlong_agent.engine import Constraint, Engine, LiveWindow
 from memlong_agent.errors import ConfigError
-from memlong_agent.memlong.chat_text import ChatText, ReplyText
+from memlong_agent.memlong.chat_text import CallStyle, ChatText, ReplyText
 from memlong_agent.memlong.messages import Conversation
 from memlong_agent.memlong.stream import FairLock, Stream
 from memlong_agent.memlong.tool_calls import (
@@ -69,8 +69,8 @@ def respond(
     order: FairLock | None,
 ) -> Stream:
     """The reply as a stream that has not begun; `order` is its session's, if it writes."""
-    call = _Call(engine, turns, conversation, turn, wanted)
-    return Stream(call.run(order), lane=order)
+    pieces = _Call(engine, turns, conversation, turn, wanted).run()
+    return Stream(pieces if order is None else order.run(pieces), lane=order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +81,24 @@ class _Call:
     turn: Turn
     wanted: Wanted
 
-    def run(self, order: FairLock | None) -> Generator[str, None, Reply]:
-        with nullcontext() if order is None else order.held():
-            text = ChatText(self.engine, self.wanted.tools)
-            style = text.call_style() if self.wanted.constrained and self.wanted.known else None
-            forced = self.wanted.forced is not None and style is not None
-            window = self._window(text, style.opening if forced and style else "")
-            constraint = self._constraint(style.arguments if style else "arguments")
-            reply = self._reply(text, window)
-            return (yield from self.turns.run(self.turn, window, reply, constraint))
+    def run(self) -> Generator[str, None, Reply]:
+        text = ChatText(self.engine, self.wanted.tools)
+        style = CallStyle()
+        if self.wanted.constrained and self.wanted.known:
+            style = text.call_style()
+        window = self._window(text, style.opening if self.wanted.forced else "")
+        constraint = self._constraint(style.arguments)
+        reply = self._reply(text, window)
+        return (yield from self.turns.run(self.turn, window, reply, constraint))
 
     def _window(self, text: ChatText, opening: str) -> LiveWindow:
         """The prompt; the oldest messages leave it whole when it is too long."""
-        system, messages = self.conversation.system, self.conversation.messages
-        limit = self.engine.placement.window_tokens
+        asked, limit = self.conversation, self.engine.placement.window_tokens
 
         def prompt(without: int) -> tuple[list[int], list[int]]:
-            # A result whose call has left would answer nothing: templates refuse it.
-            while without < len(messages) - 1 and messages[without]["role"] == "tool":
-                without += 1
-            return text.prompt(system, messages[without:], opening)
+            return text.prompt(asked.system, asked.without(without), opening)
 
-        left = self.turn.fit(prompt, len(messages), limit)
+        left = self.turn.fit(prompt, asked.leaving, limit)
         return LiveWindow(*prompt(left), limit)
 
     def _constraint(self, arguments: str) -> Constraint | None:

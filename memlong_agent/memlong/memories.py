@@ -9,14 +9,13 @@ from __future__ import annotations
 import builtins
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from memlong_agent.chunking import ChunkText, clean_text, document_sections, exchange_chunks
 from memlong_agent.engine import Engine
 from memlong_agent.errors import ConfigError
-from memlong_agent.memlong.chat_text import abstained
+from memlong_agent.memlong.exchange import exchange
 from memlong_agent.memory import Draft
 from memlong_agent.records import Memory, Recall
 from memlong_agent.storage import Owner
@@ -82,9 +81,9 @@ class Memories:
         replaces that exchange. Raises ConfigError for an empty text.
         """
         both = [("user", clean_text(said)), ("assistant", clean_text(reply))]
-        draft = self._spoken(both, message_id, {})
-        if abstained(reply):
-            draft = replace(draft, chunks=self._spoken(both[:1], None, {}).chunks)
+        draft = exchange(
+            self._engine, both, self._clock(), session=self._session_id, message_id=message_id
+        )
         written = self._engine.bank.finish_turn(self._owner, uuid.uuid4().hex, draft)
         return written.memories[0]
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from memlong_agent.chunking import clean_text
@@ -22,14 +23,32 @@ _CALL_ID = re.compile(r"[A-Za-z0-9]{9}")  # the form that Mistral's templates in
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A whole prompt: what stays, what may leave when it is too long, what was asked."""
+    """A whole prompt, as a chat template takes it: no two messages of one role in a row but tools'.
+
+    When it is too long, whole parts leave, so that what is left still takes turns: first exchanges
+    before the question, then calls of tools since, each with its results. System text, question and
+    newest part stay.
+    """
 
     system: str
-    messages: list[dict[str, Any]]
-    """As for a chat template, without system messages, and no two of one role in a row but tools'.
-    """
+    past: list[list[dict[str, Any]]]
+    """Exchanges before the question: a user message and all that followed it."""
+    asked: list[dict[str, Any]]
+    """The last user message with its neighbors; nothing if there is none."""
+    since: list[list[dict[str, Any]]]
+    """What followed: messages of the assistant, each with the results of its calls."""
     question: str
-    """The last user message, as it was said; blank if there is none."""
+    """The last user message alone, as it was said; blank if there is none."""
+
+    @property
+    def leaving(self) -> int:
+        """How many parts may leave."""
+        return len(self.past) + max(0, len(self.since) - 1)
+
+    def without(self, parts: int) -> list[dict[str, Any]]:
+        """The messages when that many of the oldest parts have left."""
+        since = self.since[max(0, parts - len(self.past)) :]
+        return [*chain(*self.past[parts:]), *self.asked, *chain(*since)]
 
 
 def conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
@@ -41,9 +60,14 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
     checked = [_checked(each) for each in messages]
     said = [each["content"] for each in checked if each["role"] == "user"]
     system = [each["content"] for each in checked if each["role"] == "system"]
+    turns = merged([each for each in checked if each["role"] != "system"])
+    users = [at for at, each in enumerate(turns) if each["role"] == "user"]
+    at, after = (users[-1], users[-1] + 1) if users else (0, 0)
     return Conversation(
         system="\n".join(text for text in system if text),
-        messages=merged([each for each in checked if each["role"] != "system"]),
+        past=_split(turns[:at], "user"),
+        asked=turns[at:after],
+        since=_split(turns[after:], "assistant"),
         question=said[-1] if said else "",
     )
 
@@ -65,6 +89,16 @@ def merged(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if calls:
             joined[-1]["tool_calls"] = calls
     return joined
+
+
+def _split(messages: Sequence[dict[str, Any]], role: str) -> list[list[dict[str, Any]]]:
+    """Parts that begin with a message of `role`; the first with whatever it is."""
+    parts: list[list[dict[str, Any]]] = []
+    for each in messages:
+        if each["role"] == role or not parts:
+            parts.append([])
+        parts[-1].append(each)
+    return parts
 
 
 def _checked(message: Any) -> dict[str, Any]:

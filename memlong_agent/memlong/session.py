@@ -75,17 +75,16 @@ class Session:
         """The same turn, piece by piece; arguments and errors as in :meth:`chat`."""
         settings = Sampling(**as_tuple(sampling))
         turn = Turn(clean_text(text), memory, write, message_id, settings, self._clock())
-        return Stream(self._run(turn), lane=self._order)
+        return Stream(self._order.run(self._run(turn)), lane=self._order)
 
     def _run(self, turn: Turn) -> Generator[str, None, Reply]:
-        with self._order.held():
-            history = list(self._resumed())
-            window = self._window(history, turn)
-            text = ReplyText(self._engine.tokenizer, (*turn.sampling.stop, *self._text.stop))
-            reply = yield from self._turns.run(turn, window, text)
-            if turn.write:
-                self._messages = [*history, ("user", turn.text), ("assistant", reply.text)]
-            return reply
+        history = list(self._resumed())
+        window = self._window(history, turn)
+        text = ReplyText(self._engine.tokenizer, (*turn.sampling.stop, *self._text.stop))
+        reply = yield from self._turns.run(turn, window, text)
+        if turn.write:
+            self._messages = [*history, ("user", turn.text), ("assistant", reply.text)]
+        return reply
 
     def _resumed(self) -> list[Message]:
         """The live messages; on first use, and after memories of the owner were forgotten or
@@ -113,9 +112,10 @@ class Session:
         limit = self._engine.placement.window_tokens
 
         def prompt(without: int) -> tuple[list[int], list[int]]:
-            return self._text.prompt(self._system, [*history[without:], ("user", turn.text)])
+            # A question leaves with its answer.
+            return self._text.prompt(self._system, [*history[2 * without :], ("user", turn.text)])
 
-        del history[: turn.fit(prompt, len(history) + 1, limit, at_once=2)]
+        del history[: 2 * turn.fit(prompt, (len(history) + 1) // 2, limit)]
         return LiveWindow(*prompt(0), limit)
 
 

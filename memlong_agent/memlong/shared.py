@@ -21,8 +21,9 @@ _SHELVES: dict[Hashable, _Shelf] = {}
 class _Shelf:
     """Room for one; its own lock, so that loading one model holds up nobody with another."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Mapping[str, Any]) -> None:
         self.guard = threading.Lock()
+        self.options = options  # kept, so that no other object gets the id of one of them
         self.memlong: MemLong | None = None
 
 
@@ -33,27 +34,32 @@ def shared(
 
     Whoever closes it closes it for all; the next call opens it again.
     """
-    key = (_place(model), _place(bank), _frozen(options))
+    key = (_model(model), _bank(bank), _frozen(options))
     with _GUARD:
-        shelf = _SHELVES.setdefault(key, _Shelf())
+        shelf = _SHELVES.setdefault(key, _Shelf(options))
     with shelf.guard:
         if shelf.memlong is None or shelf.memlong.closed:
             shelf.memlong = MemLong(model, bank, **options)
         return shelf.memlong
 
 
-def _place(path: str | Path | None) -> str | None:
-    """A folder under one name, however it was written; other names as they are."""
+def _model(name: str | Path | None) -> str | None:
+    """A folder under one name, however it was written; a name of the Hub as it is."""
+    return name if name is None or not os.path.exists(name) else os.path.realpath(name)
+
+
+def _bank(path: str | Path | None) -> str | None:
+    """A folder under one name, also before the bank is made there."""
     if path is None or str(path) == ":memory:":
         return None if path is None else str(path)
-    return os.path.realpath(path) if isinstance(path, Path) or os.path.exists(path) else path
+    return os.path.realpath(os.path.expanduser(path))
 
 
 def _frozen(value: Any) -> Hashable:
     """Something to look up by; what cannot be compared stands for itself only."""
     if isinstance(value, Mapping):
         return frozenset((name, _frozen(each)) for name, each in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple):
         return tuple(_frozen(each) for each in value)
     try:
         hash(value)

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from memlong_agent.attention import RecalledMemory
-from memlong_agent.chunking import exchange_chunks
 from memlong_agent.config import Sampling
 from memlong_agent.engine import Constraint, Decoder, Engine, LiveWindow, Recalled
 from memlong_agent.errors import ConfigError
-from memlong_agent.memlong.chat_text import Message, ReplyText, abstained
+from memlong_agent.memlong.chat_text import Message, ReplyText
+from memlong_agent.memlong.exchange import exchange
 from memlong_agent.memory import Draft, Written
 from memlong_agent.records import Reply, Usage
 from memlong_agent.storage import Owner
 
 Prompt = Callable[[int], tuple[list[int], list[int]]]
-"""Ids of what always stays and of the rest, without that many of the oldest messages."""
+"""Ids of what always stays and of the rest, when that many of the oldest parts have left."""
 _QUERY_TAIL = 64  # generated tokens that join the question when recalling again
 
 
@@ -45,20 +45,19 @@ class Turn:
     overflowed: int = 0  # tokens of messages that left before the reply began
     written_dropped: int = 0
 
-    def fit(self, prompt: Prompt, messages: int, limit: int, *, at_once: int = 1) -> int:
-        """How many of the oldest of `messages` must leave so that the rest takes half the room.
+    def fit(self, prompt: Prompt, most: int, limit: int) -> int:
+        """How many of the oldest parts must leave so that the rest takes half the room.
 
-        Nothing leaves while the whole prompt fits into `limit` tokens, and the last message never
-        does. `at_once` messages go together: a question with its answer.
+        None while the whole prompt fits into `limit` tokens, and never more than `most`.
         """
         prefix, rest = prompt(0)
         if len(prefix) + len(rest) < limit:
             return 0
-        room, most = (limit - len(prefix)) // 2, (messages - 1) // at_once
-        # Each look renders the whole prompt: twelve looks settle 4,096 messages.
-        steps = bisect_left(range(most), 1, key=lambda n: len(prompt(n * at_once)[1]) <= room)
-        self.overflowed += len(rest) - len(prompt(steps * at_once)[1])
-        return steps * at_once
+        room = (limit - len(prefix)) // 2
+        # Each look renders the whole prompt: twelve looks settle 4,096 parts.
+        parts = bisect_left(range(most), 1, key=lambda n: len(prompt(n)[1]) <= room)
+        self.overflowed += len(rest) - len(prompt(parts)[1])
+        return parts
 
 
 class Turns:
@@ -85,28 +84,31 @@ class Turns:
                 self._write_pending(turn, "")
             if turn.memory and self._owner is not None:
                 turn.recalled = self._recall(turn, self._owner, window)
-            first = turn.recalled.chunk_pks
+            first, prompt_ids = turn.recalled.chunk_pks, tuple(window.ids)
             decoder = self._decoder(turn, window, constraint)
-            prompt_ids = tuple(window.ids)
-            for token in decoder:
-                yield reply.push(token)
-                if reply.stopped:
-                    break
-            if piece := reply.finish():
-                yield piece
+            yield from _said(decoder, reply)
             if constraint is not None and not constraint.complete:
                 raise ConfigError(
                     f"max_tokens={turn.sampling.max_tokens} ended the JSON of this reply before it "
                     "was complete (finish_reason 'length'). Raise max_tokens."
                 )
             turn.chunk_mass = dict(zip(first, decoder.chunk_mass, strict=False))
-            said = reply.text.strip()
-            turn.write = turn.write and not reply.calls
-            written = self._finish(turn, said)
+            written = self._finish(turn, reply)
         except BaseException:
             if self._owner is not None:
                 self._engine.bank.discard_turn(self._owner, turn.id)
             raise
+        return self._record(turn, window, prompt_ids, decoder, reply, written)
+
+    def _record(
+        self,
+        turn: Turn,
+        window: LiveWindow,
+        prompt_ids: tuple[int, ...],
+        decoder: Decoder,
+        reply: ReplyText,
+        written: Written,
+    ) -> Reply:
         usage = Usage(
             prompt_tokens=len(prompt_ids),
             recalled_tokens=turn.recalled.tokens,
@@ -116,7 +118,7 @@ class Turns:
             evicted=written.evicted,
         )
         return Reply(
-            text=said,
+            text=reply.text.strip(),
             recalled=turn.recalled.records(turn.chunk_mass),
             attention_mass=decoder.attention_mass,
             finish_reason="stop" if decoder.stopped or reply.stopped else "length",
@@ -183,13 +185,14 @@ class Turns:
         draft = self._draft(turn, reply, pending=turn.id)
         self._engine.bank.add(self._owner, [draft], turn=turn.id)
 
-    def _finish(self, turn: Turn, reply: str) -> Written:
+    def _finish(self, turn: Turn, reply: ReplyText) -> Written:
         """Write the exchange, and count what was recalled, before the turn is reported finished."""
         bank, written = self._engine.bank, Written([])
         if self._owner is None:
             return written
         if turn.write:
-            written = bank.finish_turn(self._owner, turn.id, self._draft(turn, reply))
+            draft = None if reply.calls else self._draft(turn, reply.text.strip())
+            written = bank.finish_turn(self._owner, turn.id, draft)
         if turn.marks:
             marks = [
                 (pk, rank, score, turn.chunk_mass.get(pk))
@@ -199,19 +202,22 @@ class Turns:
         return written
 
     def _draft(self, turn: Turn, reply: str, pending: str | None = None) -> Draft:
-        said: list[Message] = [("user", turn.text)]
-        if reply:
-            said.append(("assistant", reply))
-        recallable = said[:1] if abstained(reply) else said
-        settings, engine = self._engine.settings, self._engine
-        chunks = exchange_chunks(recallable, turn.at, engine.tokenize, settings.chunk_tokens)
-        return Draft(
-            role="exchange",
-            text="\n".join(f"{role.capitalize()}: {content}" for role, content in said),
-            chunks=engine.encode(chunks),
+        said: list[Message] = [("user", turn.text), ("assistant", reply)]
+        return exchange(
+            self._engine,
+            said if reply else said[:1],
+            turn.at,
             session=self._session_id,
-            messages=[{"role": role, "content": content} for role, content in said],
-            message_id=None if pending else turn.message_id,
-            created_at=turn.at,
+            message_id=turn.message_id,
             pending=pending,
         )
+
+
+def _said(decoder: Decoder, reply: ReplyText) -> Iterator[str]:
+    """The reply's text as it forms, blank where a token makes none certain."""
+    for token in decoder:
+        yield reply.push(token)
+        if reply.stopped:
+            break
+    if piece := reply.finish():
+        yield piece

@@ -14,7 +14,7 @@ import pytest
 
 from memlong_agent import MemLong, MemLongError, Reply
 from memlong_agent.memlong import BackgroundStream, Stream, background
-from memlong_agent.memlong.background import MAX_THREADS
+from memlong_agent.memlong.background import _WORKERS, MAX_THREADS
 
 Open = Callable[..., MemLong]
 LONG: dict[str, Any] = {"max_tokens": 200, "temperature": 1.5, "seed": 1}
@@ -151,6 +151,68 @@ def test_cancelling_stops_within_one_step_also_where_no_text_comes() -> None:
     until(lambda: "closed" in log)
     assert len(log) <= reached + 2
     assert list(stream) == []
+
+
+def test_closing_while_another_thread_steps_is_an_end_and_no_error() -> None:
+    closing, go_on = threading.Event(), threading.Event()
+
+    def pieces() -> Generator[str, None, Reply]:
+        try:
+            yield "first"
+            return Reply(text="done")
+        finally:
+            closing.set()
+            go_on.wait(60)
+
+    stream, ended = Stream(pieces()), []
+    assert next(stream) == "first"
+
+    def step() -> None:
+        try:
+            stream.step()
+        except Exception as exc:
+            ended.append(type(exc))
+
+    threads = [threading.Thread(target=each) for each in (stream.close, step)]
+    threads[0].start()
+    assert closing.wait(60)
+    threads[1].start()
+    time.sleep(0.05)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert ended == [StopIteration]
+
+
+async def test_one_that_waits_for_its_session_elsewhere_is_cancelled_at_once(
+    open_memlong: Open,
+) -> None:
+    ml = open_memlong()
+    holder = ml.session("a").stream("Hello.", **LONG)
+    next(holder)
+    waiting = ask(ml, "And me?")
+    await asyncio.sleep(0.2)
+    await asyncio.wait_for(waiting.aclose(), 30)
+    holder.close()
+    assert list(ask(ml, "And now?", temperature=1.0, seed=1))
+    (written,) = ml.memories(session_id="a").list()
+    assert written.text.startswith("User: And now?")
+
+
+def test_a_stream_that_is_collected_asks_for_no_lock() -> None:
+    log: list[str] = []
+    streams = [background(Stream(steps(log)))]
+
+    def collect() -> None:
+        with _WORKERS._guard:
+            streams.clear()
+            gc.collect()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    until(lambda: workers() == 0)
 
 
 def test_one_that_waits_is_cancelled_without_ever_running() -> None:

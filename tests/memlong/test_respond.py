@@ -121,6 +121,55 @@ def test_the_oldest_messages_leave_whole_and_are_counted(open_memlong: Open) -> 
     assert say(ml, system, *many[-2:], WHO).usage.overflowed_tokens == 0
 
 
+# Like those of Mistral and Llama 2: roles take turns, and the user begins.
+TURNS = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must take turns') }}{% endif %}[{{ m.role }}]{{ m.content }}"
+    "{% endfor %}"
+)
+
+
+def test_a_question_leaves_with_its_answer_so_that_roles_still_take_turns(
+    open_memlong: Open,
+) -> None:
+    ml = open_memlong(window_tokens=128)
+    ml.engine.tokenizer.chat_template = TURNS
+    for size in range(3, 16):
+        pairs = [[{**REX}, {"role": "assistant", "content": f"Noted {n}."}] for n in range(size)]
+        reply = say(ml, *(each for pair in pairs for each in pair), WHO)
+        assert shown(ml, reply).startswith("[user]") and WHO["content"] in shown(ml, reply)
+
+
+def test_the_question_stays_while_calls_and_results_leave(open_memlong: Open) -> None:
+    ml = open_memlong(window_tokens=192)
+    loop: list[dict[str, Any]] = [{"role": "user", "content": "What is the sum?"}]
+    for n in range(8):
+        call = {"id": str(n), "name": "add", "arguments": {"a": n, "b": n}}
+        loop.append({"role": "assistant", "content": f"Step {n}.", "tool_calls": [call]})
+        loop.append({"role": "tool", "tool_call_id": str(n), "content": f"Result {n} is here."})
+    reply = say(ml, *loop)
+    prompt = shown(ml, reply)
+    assert reply.usage.overflowed_tokens > 0 and "What is the sum?" in prompt
+    assert "Step 7." in prompt and "Result 7" in prompt and "Step 0." not in prompt
+    assert prompt.count("Step") == prompt.count("is here."), "a call leaves with its result"
+
+
+def test_a_result_without_its_call_is_not_left_out_in_silence(open_memlong: Open) -> None:
+    ml = open_memlong()
+    result = {"role": "tool", "tool_call_id": "1", "content": "It is sunny."}
+    reply = say(ml, result, WHO)
+    assert "It is sunny." in shown(ml, reply) and reply.usage.overflowed_tokens == 0
+
+
+def test_a_call_after_an_overflow_leaves_nothing_pending(open_memlong: Open) -> None:
+    ml = open_memlong(window_tokens=256)
+    long = {"role": "user", "content": " ".join(f"Fact {n} is told." for n in range(90))}
+    who: dict[str, Any] = {"session_id": "a", "write": True, "max_tokens": 60}
+    reply = say(ml, long, tools=[NOW], tool_choice="any", **who)
+    assert reply.tool_calls and reply.usage.overflowed_tokens > 0
+    assert sum(each.chunks for each in ml.stats().values()) == 0
+
+
 def test_neighbors_of_one_role_are_one_message(open_memlong: Open) -> None:
     ml = open_memlong()
     asked = [{"role": "user", "content": "One."}, {"role": "user", "content": "Two."}]

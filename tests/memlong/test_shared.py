@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,10 @@ def opened() -> Iterator[list[MemLong]]:
 
 
 def test_the_same_arguments_give_the_same_one_and_others_another(
-    model_folder: Path, tmp_path: Path, opened: list[MemLong]
+    model_folder: Path,
+    tmp_path: Path,
+    opened: list[MemLong],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def open_(bank: str | Path, **options: object) -> MemLong:
         opened.append(shared(model_folder, bank, embedder="hash", **options))
@@ -31,6 +36,8 @@ def test_the_same_arguments_give_the_same_one_and_others_another(
     assert open_(str(tmp_path / "a")) is one
     assert open_(tmp_path / "x" / ".." / "a") is one
     assert open_(tmp_path / "b") is not one
+    monkeypatch.chdir(tmp_path)
+    assert open_("not made yet") is open_("not made yet")
     assert open_(tmp_path / "a", top_k=3) is not one
     assert open_(":memory:", model_kwargs={}) is open_(":memory:", model_kwargs={})
 
@@ -68,3 +75,18 @@ def test_mistakes_are_those_of_memlong_and_leave_nothing_behind(
     with pytest.raises(ConfigError, match="topk"):
         shared(model_folder, tmp_path / "bank", embedder="hash", topk=3)
     opened.append(shared(model_folder, tmp_path / "bank", embedder="hash"))
+
+
+def test_an_option_that_cannot_be_compared_stands_for_itself_as_long_as_it_is_known(
+    model_folder: Path,
+) -> None:
+    class Unhashable(bytearray):
+        """Found by its id, which must not become another object's."""
+
+    option = Unhashable()
+    known = weakref.ref(option)
+    with pytest.raises(ConfigError, match="needs a bank"):
+        shared(model_folder, model_kwargs={"option": option})
+    del option
+    gc.collect()
+    assert known() is not None

@@ -63,7 +63,7 @@ def prompt(ml: MemLong, template: str | None, *messages: dict[str, Any]) -> tupl
     """The two parts of the prompt as text."""
     ml.engine.tokenizer.chat_template = template
     asked = conversation(messages)
-    parts = ChatText(ml.engine, [WEATHER]).prompt(asked.system, asked.messages)
+    parts = ChatText(ml.engine, [WEATHER]).prompt(asked.system, asked.without(0))
     return tuple(map(ml.engine.tokenizer.decode, parts))  # type: ignore[return-value]
 
 
