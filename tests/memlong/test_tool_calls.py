@@ -11,6 +11,7 @@ from memlong_agent import ConfigError, MemLong
 from memlong_agent.memlong.chat_text import CallStyle, ChatText
 from memlong_agent.memlong.messages import conversation
 from memlong_agent.memlong.tool_calls import CallingText, read_calls
+from memlong_agent.testing import preferring
 
 Open = Callable[..., MemLong]
 
@@ -184,3 +185,60 @@ def test_no_piece_of_a_call_is_given_out(open_memlong: Open, text: str, pieces: 
     assert "".join([streamed, reply.finish()]) == pieces
     if text == pieces and text[0] != "{" and "_call" not in text:
         assert len(streamed) > len(text) - 12, "plain text is not held back to the end"
+
+
+# As Qwen3-Coder writes calls; only its tokenizer knows how to read them.
+XML: dict[str, Any] = {
+    "start_anchor": "<|assistant|>",
+    "fields": {
+        "content": {"content": "text"},
+        "tool_calls": {
+            "open_pattern": r"<function=(?P<name>\w+)>",
+            "close": "</function>",
+            "content": "xml-inline",
+            "content_args": {"tag_pattern": r"<(?P<key>\w+)=(?P<value>[^>]*)>"},
+            "transform": {"function": {"name": "{name}", "arguments": "{content}"}},
+            "repeats": True,
+        },
+    },
+}
+FORECAST = {
+    "type": "function",
+    "function": {
+        "name": "forecast",
+        "parameters": {"type": "object", "properties": {"days": {"type": "integer"}}},
+    },
+}
+MADE = "<function=forecast><days=3><place=Paris></function>"
+
+
+@pytest.mark.parametrize(
+    ("says", "text", "arguments"),
+    [
+        (MADE, "", [{"days": 3, "place": "Paris"}]),
+        (f"Let me see. {MADE}", "Let me see.", [{"days": 3, "place": "Paris"}]),
+        (MADE * 2, "", [{"days": 3, "place": "Paris"}] * 2),
+        ("It is sunny.", "It is sunny.", []),
+        (CALL, "", [{"place": "Paris"}]),
+        (MADE.replace("forecast", "other"), MADE.replace("forecast", "other"), []),
+    ],
+)
+def test_a_tokenizer_that_reads_replies_itself_is_asked_first(
+    open_memlong: Open, says: str, text: str, arguments: list[Any]
+) -> None:
+    ml = open_memlong(model=None)
+    ml.engine.tokenizer.response_template = XML
+    with preferring(ml, says):
+        stream = ml.respond([ASKED], tools=[FORECAST, WEATHER], max_tokens=120)
+        assert "".join(stream) == text == stream.reply.text
+    assert [call.arguments for call in stream.reply.tool_calls] == arguments
+
+
+def test_a_reader_that_fails_leaves_the_reply_as_it_was_said(open_memlong: Open) -> None:
+    ml = open_memlong(model=None)
+    fields = {**XML["fields"], "thinking": {"open": "<think>", "optional": False}}
+    ml.engine.tokenizer.response_template = {**XML, "fields": fields}
+    with preferring(ml, MADE):
+        stream = ml.respond([ASKED], tools=[FORECAST], max_tokens=120)
+        assert "".join(stream) == MADE
+    assert stream.reply.tool_calls == ()
