@@ -44,6 +44,10 @@ class Recorder(BaseEventHandler):
     def names(self) -> list[str]:
         return [type(event).__name__ for event in self.seen]
 
+    def started(self) -> list[Any]:
+        """The calls that have begun, with their messages."""
+        return [event for event in self.seen if type(event).__name__ == "LLMChatStartEvent"]
+
     def recalled(self) -> list[str]:
         """Texts that the calls which have ended since recalled."""
         ended = [event for event in self.seen if type(event).__name__ == "LLMChatEndEvent"]

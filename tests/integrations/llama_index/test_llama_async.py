@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,33 +105,40 @@ def test_a_closed_stream_writes_nothing(llm: MemLongLLM, user: str, texts: Any) 
     assert bound.chat(says(TOLD)).raw["memlong"]["memory_ids"]
 
 
-def test_32_streams_at_once(llm: MemLongLLM, user: str, questions: Any) -> None:
-    """All complete, each session's turns in the order of the calls, and few threads."""
-    before = threading.active_count()
+def test_32_streams_at_once(tmp_path: Path) -> None:
+    """All complete, each session's turns in the order of the calls, and few threads: counted
+    before the bank has any, with recalls that it reads on several."""
+    llm = MemLongLLM(bank=tmp_path / "bank", options={"embedder": "hash"}, max_tokens=16)
     sessions = [f"chat-{number}" for number in range(8)]
+    for name in sessions:
+        for fact in range(5):
+            llm.memlong.memories(user_id=name).add(f"Turn {fact} of {name} was long ago.")
+    before = threading.active_count()
 
     async def one(session: str, text: str) -> ChatResponse:
-        bound = llm.with_session(session, f"{user}-{session}")
-        answers = []
-        async for response in await bound.astream_chat(says(text)):
-            answers.append(response)
-            assert threading.active_count() <= before + 4
-        return answers[-1]
+        bound = llm.with_session(session, session)
+        (*_, last) = [each async for each in await bound.astream_chat(says(text))]
+        return last
 
     async def scene() -> list[ChatResponse]:
         calls = [one(name, f"Turn {n} of {name}.") for n in range(4) for name in sessions]
         return await asyncio.gather(*calls)
 
     answers = asyncio.run(scene())
-    assert len(answers) == 32 and all(answer.raw["usage"] for answer in answers)
+    assert len(answers) == 32
+    assert min(len(answer.raw["memlong"]["recalls"]) for answer in answers) >= 4
     for name in sessions:
-        assert questions(f"{user}-{name}") == [f"Turn {n} of {name}." for n in range(4)]
+        written = reversed(llm.memlong.memories(user_id=name).list(session_id=name))
+        said = [memory.text.partition("\n")[0] for memory in written]
+        assert said == [f"User: Turn {n} of {name}." for n in range(4)]
     workers_done()
     assert threading.active_count() <= before + 4
+    llm.memlong.close()
+    assert threading.active_count() == before
 
 
 def test_interleaved_calls_never_cross_users(llm: MemLongLLM, user: str, texts: Any) -> None:
-    """Two users with two sessions each, 60 random calls over threads and an event loop."""
+    """Two users with two sessions each, 200 random calls over threads and an event loop."""
     secrets = {f"{user}-ann": "quartz", f"{user}-ben": "marble"}
     draw = random.Random(7)
     short: dict[str, Any] = {"max_tokens": 4}
@@ -141,7 +149,7 @@ def test_interleaved_calls_never_cross_users(llm: MemLongLLM, user: str, texts: 
         text = "What is my stone?" if asks else f"My stone number {number} is {secrets[whose]}."
         return bound, says(text)
 
-    planned = [(whose, *call(whose, n)) for n in range(30) for whose in secrets]
+    planned = [(whose, *call(whose, n)) for n in range(100) for whose in secrets]
     draw.shuffle(planned)
 
     async def on_the_loop() -> list[tuple[str, ChatResponse]]:

@@ -60,7 +60,7 @@ def exchange(question: str, answer: str) -> list[ChatMessage]:
 
 
 def test_turns_that_leave_the_short_memory_are_written_once(
-    llm: MemLongLLM, user: str, questions: Any, open_memory: Any
+    llm: MemLongLLM, user: str, questions: Any, open_memory: Any, recorder: Any
 ) -> None:
     bound = llm.with_session("chat", user)
     memory = open_memory("chat", MemLongMemoryBlock(llm=bound), **SHORT)
@@ -68,13 +68,16 @@ def test_turns_that_leave_the_short_memory_are_written_once(
     for text in [TOLD, *FILLER]:
         engine.chat(text)
     assert len(memory.get()) < len(memory.get_all()), "something has left the short memory"
-    assert "Rex" in str(engine.chat(ASKED)), "recalled into the attention"
+    engine.chat(ASKED)
+    assert any(text.startswith(TOLD) for text in recorder.recalled()), "not in the attention"
+    prompts = [message.content for event in recorder.started() for message in event.messages]
+    assert TOLD in prompts and not any("<memory" in text for text in prompts), "not as text"
     assert questions(user) == [TOLD, *FILLER, ASKED]
     assert asyncio.run(memory.memory_blocks[0].aget(memory.get(), session_id="chat")) == ""
 
 
 def test_the_block_writes_what_the_llm_did_not(
-    llm: MemLongLLM, user: str, questions: Any, open_memory: Any
+    llm: MemLongLLM, user: str, questions: Any, open_memory: Any, recorder: Any
 ) -> None:
     silent = llm.with_session("chat", user, write="off")
     memory = open_memory("chat", MemLongMemoryBlock(llm=silent), **SHORT)
@@ -84,7 +87,8 @@ def test_the_block_writes_what_the_llm_did_not(
     left = len(memory.get_all()) // 2 - len(memory.get()) // 2
     assert 0 < left < len(FILLER)
     assert questions(user) == [TOLD, *FILLER][:left]
-    assert "Rex" in str(engine.chat(ASKED))
+    engine.chat(ASKED)
+    assert any(text.startswith(TOLD) for text in recorder.recalled())
 
 
 def test_under_another_llm_the_memory_comes_back_as_text(
@@ -134,10 +138,26 @@ def test_only_what_people_said_is_written(llm: MemLongLLM, user: str, texts: Any
     assert texts(user) == ["User: How is the sky?\nAssistant: It is blue.", "Nobody answered this."]
 
 
-def test_a_later_reply_to_the_same_words_is_kept(llm: MemLongLLM, user: str, texts: Any) -> None:
+@pytest.mark.parametrize("foreign", [True, False])
+def test_a_later_reply_to_the_same_words_is_kept_where_no_llm_writes(
+    foreign: bool, llm: MemLongLLM, user: str, texts: Any
+) -> None:
+    silent = llm.with_session("chat", user, write="off")
+    block = foreign_block(llm, user) if foreign else MemLongMemoryBlock(llm=silent)
     said = [*exchange("Yes.", "Good."), *exchange("Yes.", "Very good.")]
-    asyncio.run(foreign_block(llm, user).aput(said, session_id="chat"))
+    asyncio.run(block.aput(said, session_id="chat"))
     assert len(texts(user)) == 2
+
+
+def test_an_earlier_answer_to_the_same_question_is_given(llm: MemLongLLM, user: str) -> None:
+    """The prompt shows the question, but not what was answered then."""
+    block = foreign_block(llm, user)
+    asked = "What is a good name for my dog?"
+    asyncio.run(block.aput(exchange(asked, "How about Rex?"), session_id="before"))
+    shown = [ChatMessage(role="user", content=asked)]
+    assert "How about Rex?" in asyncio.run(block.aget(shown, session_id="now"))
+    shown = [*exchange(asked, "How about Rex?"), *shown]
+    assert asyncio.run(block.aget(shown, session_id="now")) == ""
 
 
 def test_a_block_refuses_the_memory_of_another_session(llm: MemLongLLM, user: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import pytest
 from llama_helpers import says
-from llama_index.core.agent.workflow import AgentStream, FunctionAgent
+from llama_index.core.agent.react.formatter import ReActChatFormatter
+from llama_index.core.agent.workflow import AgentStream, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
@@ -175,6 +176,53 @@ def test_an_agent_whose_history_lives_elsewhere_recalls(roomy: MemLongLLM, user:
 
     output = asyncio.run(run())
     assert any(recall["text"].startswith(TOLD) for recall in output.raw["memlong"]["recalls"])
+
+
+@lets_agents_look
+def test_turns_of_an_agent_that_leave_its_short_memory_are_written_once(
+    roomy: MemLongLLM, user: str, questions: Any, open_memory: Any
+) -> None:
+    bound = roomy.with_session("chat", user)
+    block = MemLongMemoryBlock(llm=bound)
+    memory = open_memory("chat", block, token_limit=80, token_flush_size=20)
+    agent = FunctionAgent(tools=[WEATHER], llm=bound, streaming=False)
+    said = [f"Please look out of window number {number}." for number in range(4)]
+
+    async def run(text: str) -> None:
+        await agent.run(text, memory=memory)
+
+    for text in said:
+        with preferring(bound.memlong, [call("get_weather", location="Paris"), "It is sunny."]):
+            asyncio.run(run(text))
+    assert len(memory.get()) < len(memory.get_all()), "something has left the short memory"
+    assert questions(user) == said
+
+
+@lets_agents_look
+@pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning")
+def test_an_agent_that_reasons_in_the_prompt_writes_nothing_but_its_turns(
+    roomy: MemLongLLM, user: str, texts: Any, open_memory: Any
+) -> None:
+    """ReActAgent sends its own instructions and observations as a user's messages."""
+    reading = roomy.with_session("chat", user).reading()
+    block = MemLongMemoryBlock(llm=reading)
+    memory = open_memory("chat", block, token_limit=2000)
+    short = ReActChatFormatter(system_header="Think, then act.\n{tool_desc}")
+    agent = ReActAgent(tools=[WEATHER], llm=reading, formatter=short, streaming=False)
+    steps = [
+        'Thought: I need a tool.\nAction: get_weather\nAction Input: {"location": "Paris"}',
+        "Thought: I can answer without using any more tools.\nAnswer: It is sunny.",
+    ]
+
+    async def run() -> str:
+        return str(await agent.run(TOLD, memory=memory))
+
+    with preferring(reading.memlong, steps):
+        assert asyncio.run(run()) == "It is sunny."
+    assert texts(user) == []
+    asyncio.run(block.aput(memory.get_all(), session_id="chat"))
+    (written,) = texts(user)
+    assert written.startswith(f"User: {TOLD}\nAssistant: ") and written.endswith("It is sunny.")
 
 
 def structured(llm: MemLongLLM, way: str) -> Any:

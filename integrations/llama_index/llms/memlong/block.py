@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.bridge.pydantic import Field, model_validator
@@ -116,17 +117,20 @@ class MemLongMemoryBlock(Careful, BaseMemoryBlock[str]):
         return "\n".join(
             f"[{each.created_at:%Y-%m-%d %H:%M}] {each.text}"
             for each in found
-            if not any(_said(each.text) in text for text in present)
+            if not _stands_in(present, each.text)
         )
 
     def _remember(self, session_id: str | None, turns: Sequence[_Turn]) -> None:
         """Write each turn that the session does not hold yet."""
         memories = self._memories(session_id)
         held = {each.text for each in memories.list(session_id=session_id)}
+        # A MemLongLLM that writes wrote the turn, perhaps with the reply of a later try.
+        llm_writes = self.llm is not None and self.llm.write == "turn"
         for turn in turns:
-            if turn.whole in held or (turn.said_in(held) and (self.llm or not turn.answer)):
-                continue  # a MemLongLLM wrote it, perhaps with the reply of a later try
-            held |= {each.text for each in memories.add(turn.messages)}
+            if turn.whole in held or (turn.said_in(held) and (llm_writes or not turn.answer)):
+                continue
+            turn.remember(memories)
+            held.add(turn.whole)
 
 
 @dataclass(slots=True)
@@ -135,11 +139,6 @@ class _Turn:
 
     question: str = ""
     answer: str = ""
-
-    @property
-    def messages(self) -> list[dict[str, str]]:
-        said = [("user", self.question), ("assistant", self.answer)]
-        return [{"role": role, "content": text} for role, text in said if text]
 
     @property
     def whole(self) -> str:
@@ -152,6 +151,14 @@ class _Turn:
         """Whether a memory holds the question, whatever was answered."""
         asked = f"User: {self.question}"
         return any(text == asked or text.startswith(f"{asked}\nAssistant: ") for text in held)
+
+    def remember(self, memories: Memories) -> None:
+        """Write it; under an id of its own, so that it replaces no turn of the same words."""
+        if self.question and self.answer:
+            memories.add_turn(self.question, self.answer, message_id=uuid4().hex)
+            return
+        role = "user" if self.question else "assistant"
+        memories.add([{"role": role, "content": self.question or self.answer}])
 
 
 def _turns(messages: Sequence[ChatMessage]) -> list[_Turn]:
@@ -170,6 +177,7 @@ def _turns(messages: Sequence[ChatMessage]) -> list[_Turn]:
     return turns
 
 
-def _said(chunk: str) -> str:
-    """The part of a chunk that stands before an assistant's answer."""
-    return chunk.partition("\nAssistant: ")[0].strip() or chunk
+def _stands_in(present: Sequence[str], memory: str) -> bool:
+    """Whether the prompt shows a memory already: what the user said in it, and the answer."""
+    said = [part.strip() for part in memory.split("\nAssistant: ")]
+    return all(any(part in text for text in present) for part in said)
