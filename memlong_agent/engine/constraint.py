@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from memlong_agent.engine.schemas import reply_schema
 from memlong_agent.errors import ConfigError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-_ONE_WAY = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As `json.dumps` writes: what models saw in training, and no room for endless blanks."""
-_VALUES = ("const", "enum", "default", "examples")  # keywords that hold values, not schemas
 _NUMBER = "0123456789.-+eE"
 _CLOSERS, _STARTERS = "}],", 'ntf0123456789"[-{'
 _PRINTABLE = [chr(code) for code in range(0x20, 0x7F)]
@@ -56,16 +54,21 @@ class Vocabulary:
 
         `calls` maps names to the schemas of their arguments; a call is written
         `{"name": ..., "arguments": ...}`, the second key as `arguments` says. Raises ConfigError
-        when llguidance is missing, or cannot guarantee what a schema asks for.
+        when llguidance is missing, or cannot guarantee what a schema asks for, or a schema is not
+        JSON.
         """
         try:
             from llguidance import LLMatcher
         except ImportError:
             raise ConfigError(_NO_LIBRARY) from None
-        for each in (*calls.values(), *([] if schema is None else [schema])):
-            _check(each)
+        try:
+            whole = json.dumps(reply_schema(calls, schema, arguments))
+        except (TypeError, ValueError) as exc:
+            if isinstance(exc, ConfigError):
+                raise
+            raise ConfigError(f"A schema is not JSON: {exc}. Pass dictionaries of JSON.") from exc
         made = self._tokens()
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(_whole(calls, schema, arguments)))
+        grammar = LLMatcher.grammar_from_json_schema(whole)
         matcher = LLMatcher(made, grammar, log_level=0)
         if matcher.is_error():
             raise ConfigError(
@@ -118,6 +121,7 @@ class Constraint:
         """Go on with `token`, or with the shortest ending where it leaves too little room.
 
         `left` counts the tokens that may still come, this one included. Returns the id taken.
+        Raises ConfigError when the library gives up on the schema.
         """
         if token in self._vocabulary.stop_ids:
             return token
@@ -136,6 +140,11 @@ class Constraint:
                 token, after = self._ending[0], self._ending[1:]
         self._ending = after
         self._matcher.consume_token(token)
+        if self._matcher.is_error():
+            raise ConfigError(
+                "This JSON schema is too much for constrained decoding: "
+                f"{_first_line(self._matcher.get_error())}. Make it simpler."
+            )
         self._place.pass_over(self._tokens.decode_bytes([token]))
         return token
 
@@ -199,99 +208,6 @@ class _Place:
             elif char == '"':
                 self.in_string = not self.in_string
             self.last = char
-
-
-def _whole(
-    calls: Mapping[str, Mapping[str, Any]], schema: Mapping[str, Any] | None, arguments: str
-) -> dict[str, Any]:
-    """One schema for all that the reply may be; every part is moved there with its own `$defs`."""
-    if not calls and schema is not None:
-        return {**_fitted(schema), "x-guidance": _ONE_WAY}
-    options: list[dict[str, Any]] = []
-    parts: dict[str, Any] = {}
-    for number, (name, parameters) in enumerate(calls.items()):
-        part = f"call_{number}"
-        parts[part] = _moved(_fitted({"type": "object", **parameters}), f"#/$defs/{part}")
-        options.append(
-            {
-                "type": "object",
-                "properties": {
-                    "name": {"const": name},
-                    arguments: {"$ref": f"#/$defs/{part}"},
-                },
-                "required": ["name", arguments],
-                "additionalProperties": False,
-            }
-        )
-    if schema is not None:
-        parts["answer"] = _moved(_fitted(schema), "#/$defs/answer")
-        options.append({"$ref": "#/$defs/answer"})
-    return {"anyOf": options, "$defs": parts, "x-guidance": _ONE_WAY}
-
-
-def _moved(schema: Any, root: str) -> Any:
-    """The schema with references to its own root led to its new place."""
-    if isinstance(schema, list | tuple):
-        return [_moved(each, root) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    moved = {key: each if key in _VALUES else _moved(each, root) for key, each in schema.items()}
-    reference = moved.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#"):
-        moved["$ref"] = root + reference[1:]
-    return moved
-
-
-def _fitted(schema: Any, close: bool | None = None) -> Any:
-    """A narrower schema, in the terms that the library gets right; what fits it fits the schema.
-
-    With `close`, no properties of the model's own invention unless the schema asks for them: JSON
-    Schema allows any further property by default.
-    """
-    if close is None:  # parts of an allOf must leave room for each other's properties
-        close = '"allOf"' not in json.dumps(schema)
-    if isinstance(schema, list | tuple):
-        return [_fitted(each, close) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    fitted = {key: each if key in _VALUES else _fitted(each, close) for key, each in schema.items()}
-    if close and isinstance(schema.get("properties"), Mapping):
-        if "patternProperties" not in schema:
-            fitted.setdefault("additionalProperties", False)
-    elif schema.get("type") != "integer":
-        _narrow(fitted)
-    return fitted
-
-
-def _narrow(schema: dict[str, Any]) -> None:
-    """Exclusive bounds of a number as inclusive ones, a millionth further in.
-
-    llguidance 1.9.1 lets an exclusive whole bound through when less than one unit lies between the
-    bounds: 448 for 448 < x <= 448.5.
-    """
-    low = schema.get("exclusiveMinimum", schema.get("minimum"))
-    high = schema.get("exclusiveMaximum", schema.get("maximum"))
-    if isinstance(low, int | float) and isinstance(high, int | float) and 0 < high - low <= 1:
-        margin = (high - low) * 1e-6
-        if schema.pop("exclusiveMinimum", None) is not None:
-            schema["minimum"] = low + margin
-        if schema.pop("exclusiveMaximum", None) is not None:
-            schema["maximum"] = high - margin
-
-
-def _check(schema: Any) -> None:
-    """Refuse what the library accepts and does not guarantee: distinct keys are not enforced."""
-    if isinstance(schema, Mapping):
-        least = schema.get("minProperties")
-        if isinstance(least, int) and least > 1:
-            raise ConfigError(
-                f"minProperties={least} cannot be guaranteed. Name the required properties instead."
-            )
-        for each in schema.values():
-            _check(each)
-    elif isinstance(schema, list | tuple):
-        for each in schema:
-            _check(each)
 
 
 def _first_line(text: str) -> str:

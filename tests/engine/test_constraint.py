@@ -1,7 +1,6 @@
 """Whatever the logits say, the reply fits its schema, within the tokens it was given.
 
-The logits are random, the tokenizer is memlong-tiny's, grammar and sampler are the real ones. The
-checker below knows just the keywords that the random schemas use.
+The logits are random, the tokenizer is memlong-tiny's, grammar and sampler are the real ones.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from schema_dice import fits, random_ids, random_schema
 from tokenizers import Tokenizer
 
 import memlong_agent
-from memlong_agent.config import Sampling
-from memlong_agent.engine import Sampler
 from memlong_agent.engine.constraint import Constraint, Vocabulary
 from memlong_agent.errors import ConfigError
 
@@ -38,87 +35,9 @@ def vocabulary() -> Vocabulary:
 
 
 def reply(constraint: Constraint, most: int, seed: int, **sampling: Any) -> tuple[str, int]:
-    """Text and number of tokens of a reply over random logits, which prefer some tokens a lot."""
-    dice = torch.Generator().manual_seed(seed)
-    liked = torch.randn(SIZE, generator=dice) * 4
-    sampler = Sampler(Sampling(seed=seed, **sampling), constraint)
-    ids: list[int] = []
-    while len(ids) < most and not sampler.closed:
-        token = sampler.next_id(liked + torch.randn(SIZE, generator=dice), most - len(ids))
-        if token == STOP:
-            break
-        ids.append(token)
+    """Text and number of tokens of a reply over random logits."""
+    ids = random_ids(constraint, SIZE, STOP, most, seed, **sampling)
     return BACKEND.decode(ids), len(ids)
-
-
-def random_schema(dice: random.Random, depth: int = 3, kind: str = "") -> dict[str, Any]:
-    kinds = ["string", "integer", "number", "boolean", "null", "enum", "const", "pattern"]
-    deep = ["object", "array", "anyOf"] * 3
-    kind = kind or dice.choice(kinds if depth == 0 else [*kinds, *deep])
-    low = dice.randint(-500, 500)
-    if kind == "object":
-        names = dice.sample(["name", "a", "größe", "x y", 'q"', "items", "n1"], dice.randint(0, 4))
-        required = [name for name in names if dice.random() < 0.6]
-        parts = {name: random_schema(dice, depth - 1) for name in names}
-        found: dict[str, Any] = {"type": kind, "properties": parts, "required": required}
-        return found if dice.random() < 0.7 else {**found, "additionalProperties": True}
-    if kind == "array":
-        least = dice.randint(0, 3)
-        return {
-            "type": kind,
-            "items": random_schema(dice, depth - 1),
-            "minItems": least,
-            "maxItems": least + dice.randint(0, 3),
-        }
-    if kind == "anyOf":
-        return {"anyOf": [random_schema(dice, depth - 1) for _ in range(3)]}
-    simple: dict[str, dict[str, Any]] = {
-        "string": {"type": "string", "minLength": dice.randint(0, 5), "maxLength": 12},
-        "integer": {"type": "integer", "minimum": low, "maximum": low + dice.randint(0, 99)},
-        "number": {"type": "number", "exclusiveMinimum": low, "maximum": low + 0.5},
-        "enum": {"enum": ["red", 3, None, {"a": [1]}, "re"]},
-        "const": {"const": dice.choice(["yes", 0, "é\n"])},
-        "pattern": {"type": "string", "pattern": r"^[A-Z]{2}-\d{1,3}$"},
-    }
-    return simple.get(kind, {"type": kind})
-
-
-TYPES: dict[str, Any] = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "boolean": bool,
-    "null": type(None),
-}
-
-
-def fits(value: Any, schema: dict[str, Any]) -> bool:
-    kind = schema.get("type")
-    if kind and not isinstance(value, TYPES[kind]):
-        return False
-    if isinstance(value, bool) and kind in ("integer", "number"):
-        return False
-    checks = {
-        "anyOf": lambda options: any(fits(value, each) for each in options),
-        "enum": lambda values: value in values,
-        "const": lambda wanted: value == wanted,
-        "minLength": lambda n: len(value) >= n,
-        "maxLength": lambda n: len(value) <= n,
-        "pattern": lambda pattern: re.fullmatch(pattern, value, re.ASCII) is not None,
-        "minimum": lambda n: value >= n,
-        "exclusiveMinimum": lambda n: value > n,
-        "maximum": lambda n: value <= n,
-        "minItems": lambda n: len(value) >= n,
-        "maxItems": lambda n: len(value) <= n,
-        "items": lambda each: all(fits(item, each) for item in value),
-        "required": lambda names: set(names) <= set(value),
-        "properties": lambda parts: all(
-            fits(value[name], part) for name, part in parts.items() if name in value
-        ),
-    }
-    return all(check(schema[key]) for key, check in checks.items() if key in schema)
 
 
 def test_the_checker_can_say_no() -> None:
@@ -202,6 +121,61 @@ def test_properties_of_its_own_invention_only_where_the_schema_asks(vocabulary: 
     assert {"a": 1, "b": 2}.items() <= json.loads(text).items()
 
 
+A = {"a": {"const": 1}}
+B = {"properties": {"b": {"const": 2}}, "required": ["b"]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": A, "required": ["a"], "anyOf": [B, B]},
+        {"type": "object", "properties": A, "required": ["a", "b"]},
+        {
+            "type": "object",
+            "properties": A,
+            "required": ["a"],
+            "$ref": "#/$defs/b",
+            "$defs": {"b": B},
+        },
+    ],
+)
+def test_what_is_asked_for_elsewhere_is_no_invention(
+    vocabulary: Vocabulary, schema: dict[str, Any]
+) -> None:
+    text, _ = reply(vocabulary.constraint({}, schema), 200, 1)
+    assert json.loads(text)["a"] == 1 and "b" in json.loads(text)
+
+
+def test_properties_may_be_called_like_keywords(vocabulary: Vocabulary) -> None:
+    five = {"$ref": "#/$defs/five"}
+    one = {"type": "object", "properties": {"x": {"const": 1}}}
+    names = {"default": five, "enum": five, "properties": one, "minProperties": {"const": 3}}
+    parameters = {"$defs": {"five": {"const": 5}}, "properties": names, "required": [*names]}
+    for seed in range(5):
+        call = vocabulary.constraint({"t": parameters}, None)
+        text, _ = reply(call, 200, seed, temperature=2.0)
+        made = json.loads(text)["arguments"]
+        assert made.pop("properties") in ({}, {"x": 1})
+        assert made == {"default": 5, "enum": 5, "minProperties": 3}
+
+
+def test_a_tool_without_parameters_is_called_without_arguments(vocabulary: Vocabulary) -> None:
+    for seed in range(5):
+        text, _ = reply(vocabulary.constraint({"now": {}}, None), 60, seed, temperature=3.0)
+        assert text == '{"name": "now", "arguments": {}}'
+
+
+def test_names_by_pattern_are_kept(vocabulary: Vocabulary) -> None:
+    schema = {"properties": {"a": {"const": 1}}, "patternProperties": {"^x[12]$": {"const": 2}}}
+    seen = set()
+    for seed in range(20):
+        constraint = vocabulary.constraint({}, {"type": "object", **schema})
+        text, _ = reply(constraint, 60, seed, temperature=3.0)
+        assert json.loads(text).items() <= {"a": 1, "x1": 2, "x2": 2}.items()
+        seen |= set(json.loads(text))
+    assert seen == {"a", "x1", "x2"}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -211,12 +185,21 @@ def test_properties_of_its_own_invention_only_where_the_schema_asks(vocabulary: 
         {"type": "object", "minProperties": 2},
         {"$ref": "#/$defs/missing"},
         {"type": "no-such-type"},
+        {"type": "object", "properties": {"a": {"minProperties": 2}}},
     ],
 )
 def test_what_cannot_be_guaranteed_is_refused(
     vocabulary: Vocabulary, schema: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigError, match=r"cannot be guaranteed.*\.$"):
+        vocabulary.constraint({}, schema)
+
+
+@pytest.mark.parametrize("schema", [{"const": {1}}, {"type": object}])
+def test_a_schema_that_is_not_json_is_one_sentence(
+    vocabulary: Vocabulary, schema: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"not JSON.*\.$"):
         vocabulary.constraint({}, schema)
 
 
