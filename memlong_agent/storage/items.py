@@ -69,17 +69,18 @@ class StoredItem:
 
 
 class ItemStore:
-    """The items of one bank. Every call is one transaction, and may raise StoreError."""
+    """The items of one bank. Every write is one transaction; calls may raise StoreError."""
 
     def __init__(self, db: Database, clock: Callable[[], datetime]) -> None:
         self._db, self._clock = db, clock
 
     def check(self, new: NewItem) -> None:
-        """ConfigError for a value that is not JSON, and for labels that are blank or hold a control
-        character.
+        """ConfigError for a value that is not JSON, for labels that are blank or hold a control
+        character, a key that is not text for a database, a `ttl_s` beyond the calendar.
         """
-        _text(new.namespace)
+        _place("", new.namespace, new.key)
         _values(new)
+        _end(self._clock(), new.ttl_s)
 
     def put(self, tenant: str, new: NewItem) -> Binding | None:
         """Write an item, or give it a new value; returns what it was bound to before.
@@ -169,13 +170,19 @@ def delete_owned(conn: Connection, owner_pk: int) -> None:
 
 
 def _text(namespace: Namespace) -> str:
-    wrong = [label for label in namespace if not label or label.isspace() or min(label) < " "]
+    wrong = [each for each in namespace if each.isspace() or min(each, default="") < " "]
+    wrong += [label for label in namespace if not _stores(label)]
     if wrong:
         raise ConfigError(
             f"{wrong[0]!r} cannot be a label of a namespace. Use labels that are not blank and "
-            "hold no control character."
+            "hold no control character and no half of a surrogate pair."
         )
     return "".join(label + _END for label in namespace)
+
+
+def _stores(text: str) -> bool:
+    """Whether SQLite gives back what it was given."""
+    return "\0" not in text and text.encode(errors="ignore").decode() == text
 
 
 def _labels(text: str) -> Namespace:
@@ -183,6 +190,10 @@ def _labels(text: str) -> Namespace:
 
 
 def _place(tenant: str, namespace: Namespace, key: str) -> dict[str, str]:
+    if not _stores(key):
+        raise ConfigError(
+            f"{key!r} cannot be a key. Use text without NUL and without half of a surrogate pair."
+        )
     return {"tenant": tenant, "namespace": _text(namespace), "key": key}
 
 
@@ -199,7 +210,10 @@ def _values(new: NewItem) -> dict[str, Any]:
 
 
 def _end(now: datetime, ttl_s: float | None) -> datetime | None:
-    return None if ttl_s is None else now + timedelta(seconds=ttl_s)
+    try:
+        return None if ttl_s is None else now + timedelta(seconds=ttl_s)
+    except (OverflowError, ValueError):
+        raise ConfigError(f"ttl_s={ttl_s} is beyond the calendar. Pass None to keep it.") from None
 
 
 def _bind(conn: Connection, bound: Binding | None, end: datetime | None) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +117,7 @@ def test_a_binding_must_exist(bank: Storage) -> None:
     [
         (("a", ""), {}, "cannot be a label"),
         (("a\x1fb",), {}, "cannot be a label"),
+        (("a\ud800",), {}, "cannot be a label"),
         (("a",), {"x": {1}}, "not JSON"),
         (("a",), {"x": float("nan")}, "not JSON"),
     ],
@@ -124,6 +127,26 @@ def test_what_cannot_be_an_item_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         bank.items.put(T, NewItem(namespace, "k", value))
+    assert keys(bank) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"key": "a\ud800"}, "cannot be a key"),
+        ({"key": "a\0b"}, "cannot be a key"),
+        ({"ttl_s": float("inf")}, "beyond the calendar.*None"),
+        ({"ttl_s": float("nan")}, "beyond the calendar.*None"),
+        ({"ttl_s": 1e12}, "beyond the calendar.*None"),
+    ],
+)
+def test_a_key_or_an_end_that_cannot_be_kept_is_one_sentence(
+    bank: Storage, fields: dict[str, Any], said: str
+) -> None:
+    new = NewItem(PREFS, **{"key": "k", "value": {}, **fields})
+    for call in (bank.items.check, partial(bank.items.put, T)):
+        with pytest.raises(ConfigError, match=said):
+            call(new)
     assert keys(bank) == []
 
 
