@@ -81,6 +81,7 @@ def test_two_people_talk_through_one_engine(
     assert not any("Rex" in text for text in recorder.recalled()), "alice's memory reached bob"
 
     # Each message once, word by word; the condense call and the document not at all.
+    assert ("LLMCompletionStartEvent" in recorder.names()) == (kind == "condense")
     assert questions(alice) == [TOLD]
     assert questions(bob) == [OTHER, ASKED]
 

@@ -18,7 +18,7 @@ from llama_index.core.llms import ChatMessage, ChatResponse
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.llms.memlong import MemLongLLM
 
-from memlong_agent import ConfigError, MemLongError, UnsupportedModelError
+from memlong_agent import ConfigError, UnsupportedModelError
 
 TOLD, ASKED = "My dog is called Rex.", "What is my dog called?"
 WAYS = ("chat", "stream_chat", "achat", "astream_chat")
@@ -229,11 +229,12 @@ def test_a_wrong_argument_of_a_call_reaches_the_caller(way: str, llm: MemLongLLM
         responses(llm, way, says("Hello"), write="sometimes")
 
 
-def test_an_unknown_model_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_an_unknown_model_is_named(way: str, tmp_path: Path) -> None:
     unknown = MemLongLLM(model=tmp_path / "nothing", bank=":memory:")
     assert unknown.metadata.context_window > 0
-    with pytest.raises((UnsupportedModelError, MemLongError), match="nothing"):
-        unknown.chat(says("Hello"))
+    with pytest.raises(UnsupportedModelError, match=r"Cannot load the model '.*nothing'.*Give a"):
+        responses(unknown, way, says("Hello"))
 
 
 def test_engines_learn_the_window_without_loading_the_model(tmp_path: Path) -> None:
