@@ -45,7 +45,9 @@ def shared(
 
 def _model(name: str | Path | None) -> str | None:
     """A folder under one name, however it was written; a name of the Hub as it is."""
-    return name if name is None or not os.path.exists(name) else os.path.realpath(name)
+    if name is None:
+        return None
+    return os.path.realpath(name) if os.path.exists(name) else str(name)
 
 
 def _bank(path: str | Path | None) -> str | None:
