@@ -15,13 +15,14 @@ from typing import Any
 
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableConfig
 from langchain_memlong import ChatMemLong
 
 FACTS = ["My dog is called Rex.", "My favorite color is teal."]
 QUESTIONS = ["What is my dog called?", "What is my favorite color?"]
 
 
-def conversation(user: str, session: str) -> dict[str, Any]:
+def conversation(user: str, session: str) -> RunnableConfig:
     """Whose memory a call uses; `thread_id` works too."""
     return {"configurable": {"user_id": user, "session_id": session}}
 

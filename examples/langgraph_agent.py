@@ -52,7 +52,7 @@ def run(model: str, bank: str) -> None:
     )
     for thread, text in TURNS:
         config: Any = {"configurable": {"thread_id": thread, "user_id": "alice"}}
-        state = agent.invoke({"messages": [("user", text)]}, config)
+        state = agent.invoke({"messages": [{"role": "user", "content": text}]}, config)
         for message in state["messages"][-4 if "time" in text else -2 :]:
             print(f"{thread} {message.type:>5}: {message.text or message.tool_calls[0]['args']}")
 

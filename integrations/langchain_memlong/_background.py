@@ -1,7 +1,8 @@
-"""Replies for event loops: made on memlong-agent's shared threads, awaited here.
+"""Whole replies and running streams, waited for by a thread or by an event loop.
 
-In: a function that makes a stream. Out: the stream running in the background. The first call of a
-process imports torch, which takes seconds: that too happens on another thread.
+In: a stream, or a function that makes one. Out: its reply, or the stream running on memlong-agent's
+shared threads. The first call of a process imports torch, which takes seconds: that too happens on
+another thread than the event loop's.
 """
 
 from __future__ import annotations
@@ -14,9 +15,32 @@ from concurrent.futures import Future
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from memlong_agent.records import Reply
+
 if TYPE_CHECKING:
     from memlong_agent import Stream
     from memlong_agent.memlong import BackgroundStream
+
+
+def finished(stream: Stream) -> Reply:
+    """The reply of a stream, made on this thread."""
+    try:
+        for _ in stream:
+            pass
+    finally:
+        stream.close()
+    return stream.reply
+
+
+async def awaited(make: Callable[[], Stream]) -> Reply:
+    """The reply of a stream, made in the background; cancelling the task cancels the reply."""
+    stream = await started(make)
+    try:
+        async for _ in stream:
+            pass
+    finally:
+        await stream.aclose()
+    return stream.reply
 
 
 async def started(make: Callable[[], Stream]) -> BackgroundStream:

@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from langchain_core.caches import BaseCache
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_memlong._schemas import tool_arguments
 from memlong_agent.config import Sampling
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 
 # LangChain's bases ignore what they do not know, and the last base's settings win: every class that
 # is made of these fields repeats this one.
-CONFIG = ConfigDict(
-    extra="forbid", populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=()
-)
+CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 BUNDLED = "memlong-tiny"
 Write = Literal["turn", "off"]
 _SAMPLING = ("max_tokens", "temperature", "top_p", "sample_top_k", "seed")
@@ -46,7 +45,8 @@ class MemLongPlace(BaseModel):
     model_config = CONFIG
 
     model: str = Field(
-        default_factory=lambda: os.environ.get("MEMLONG_MODEL", BUNDLED), alias="model_name"
+        default_factory=lambda: os.environ.get("MEMLONG_MODEL", BUNDLED),
+        validation_alias=AliasChoices("model", "model_name"),
     )
     """Hub name or folder; default `MEMLONG_MODEL`, else the bundled memlong-tiny."""
     bank: str | Path | None = Field(default_factory=lambda: os.environ.get("MEMLONG_BANK"))
@@ -82,15 +82,29 @@ class MemLongSettings(MemLongPlace):
     top_p: float | None = None
     sample_top_k: int | None = None
     seed: int | None = None
-    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    stop: list[str] | None = Field(
+        default=None, validation_alias=AliasChoices("stop", "stop_sequences")
+    )
     timeout: float | None = None
     """Seconds that one reply may take, loading not counted; then MemLongError."""
     max_retries: int = 0
     """Accepted because LangChain's models have it: nothing here fails by chance."""
+    cache: BaseCache | bool | None = Field(default=False, exclude=True)
+    """Off: a cached reply would not change when the memory does."""
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
         Sampling(**self._sampling({}))  # says what is wrong before anything loads
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """LangChain revives only what its own list of packages names."""
+        return False
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        names = ("model", "bank", "session_id", "user_id", "memory", "write", "options")
+        return {**{name: getattr(self, name) for name in names}, **self._sampling({})}
 
     def _reply(
         self, messages: Sequence[Mapping[str, Any]], stop: list[str] | None, kwargs: dict[str, Any]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
@@ -19,9 +18,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, model_validator
 
-from langchain_memlong._background import started
+from langchain_memlong._background import awaited, finished, started
 from langchain_memlong._messages import last_chunks, to_dicts, to_message
 from langchain_memlong._routing import routed
 from langchain_memlong._settings import CONFIG, MemLongSettings, window_tokens
@@ -52,12 +51,6 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
     model_config = CONFIG
 
     streaming: bool = False
-    cache: BaseCache | bool | None = Field(default=False, exclude=True)
-    """Off: a cached reply would not change when the memory does."""
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        return False
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
@@ -71,11 +64,6 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "memlong-chat"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        names = ("model", "bank", "session_id", "user_id", "memory", "write", "options")
-        return {**{name: getattr(self, name) for name in names}, **self._sampling({})}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
@@ -193,13 +181,8 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        stream = self._begin(messages, stop, kwargs)
-        try:
-            for _ in stream:
-                pass
-        finally:
-            stream.close()
-        message = to_message(stream.reply, self._name(kwargs))
+        reply = finished(self._begin(messages, stop, kwargs))
+        message = to_message(reply, self._name(kwargs))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
@@ -209,13 +192,8 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        stream = await started(lambda: self._begin(messages, stop, kwargs))
-        try:
-            async for _ in stream:
-                pass
-        finally:
-            await stream.aclose()
-        message = to_message(stream.reply, self._name(kwargs))
+        reply = await awaited(lambda: self._begin(messages, stop, kwargs))
+        message = to_message(reply, self._name(kwargs))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(

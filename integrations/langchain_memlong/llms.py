@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LLM, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import GenerationChunk
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import Field
 
-from langchain_memlong._background import started
+from langchain_memlong._background import awaited, finished, started
 from langchain_memlong._messages import metadata
 from langchain_memlong._routing import routed
 from langchain_memlong._settings import CONFIG, MemLongSettings
@@ -31,21 +29,9 @@ class MemLongLLM(MemLongSettings, LLM):
 
     model_config = CONFIG
 
-    cache: BaseCache | bool | None = Field(default=False, exclude=True)
-    """Off: a cached completion would not change when the memory does."""
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        return False
-
     @property
     def _llm_type(self) -> str:
         return "memlong"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        names = ("model", "bank", "session_id", "user_id", "memory", "write", "options")
-        return {**{name: getattr(self, name) for name in names}, **self._sampling({})}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
@@ -112,13 +98,7 @@ class MemLongLLM(MemLongSettings, LLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> str:
-        stream = self._begin(prompt, stop, kwargs)
-        try:
-            for _ in stream:
-                pass
-        finally:
-            stream.close()
-        return stream.reply.text
+        return finished(self._begin(prompt, stop, kwargs)).text
 
     async def _acall(
         self,
@@ -127,13 +107,7 @@ class MemLongLLM(MemLongSettings, LLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> str:
-        stream = await started(lambda: self._begin(prompt, stop, kwargs))
-        try:
-            async for _ in stream:
-                pass
-        finally:
-            await stream.aclose()
-        return stream.reply.text
+        return (await awaited(lambda: self._begin(prompt, stop, kwargs))).text
 
     def _stream(
         self,

@@ -145,10 +145,13 @@ def test_settings_of_a_call_win_over_fields(make_chat: Make) -> None:
 
 def test_a_chat_model_says_what_it_is(chat: ChatMemLong, make_chat: Make) -> None:
     assert isinstance(chat, BaseChatModel) and chat.profile is not None
-    assert chat.profile["max_input_tokens"] == 1024 and chat.profile["tool_calling"] is True
+    window = chat.memlong().engine.placement.window_tokens
+    assert chat.profile["max_input_tokens"] == window and chat.profile["tool_calling"] is True
     small = make_chat(options={**PLACE["options"], "window_tokens": 256})
     assert small.profile is not None and small.profile["max_input_tokens"] == 256
     assert "max_input_tokens" not in (make_chat(model="some/hub-model").profile or {})
+    renamed = make_chat(model_name="other", stop_sequences=["x"])
+    assert (renamed.model, renamed.stop) == ("other", ["x"])
     params = chat._get_ls_params(stop=["x"], model="other")
     assert (params["ls_provider"], params["ls_model_name"]) == ("memlong", "other")
     assert chat.asdict()["bank"] == ":memory:" and chat.asdict()["_type"] == "memlong-chat"

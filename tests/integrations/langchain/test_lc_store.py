@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,9 +24,11 @@ from langgraph.store.base import (
     PutOp,
     SearchOp,
 )
+from langgraph.store.memory import InMemoryStore
 from lc_helpers import ANSWER, ASKED, PLACE, TOLD, of, recalls
 
 from memlong_agent import ConfigError
+from memlong_agent.testing import preferring
 
 _numbers = itertools.count()
 
@@ -166,6 +169,48 @@ def test_a_query_finds_by_meaning_and_index_says_by_what(store: MemLongStore, ro
     assert store.search(place, limit=1)[0].score is None
 
 
+class Tidy(InMemoryStore):
+    """LangGraph's store, which in memory, unlike in databases, lists what is empty again."""
+
+    def batch(self, ops: Any) -> list[Any]:
+        for namespace in [name for name, items in self._data.items() if not items]:
+            del self._data[namespace]
+        return super().batch(ops)
+
+
+def test_random_operations_end_as_in_langgraphs_own_store(store: MemLongStore, root: str) -> None:
+    own, draw = Tidy(), random.Random(5)
+    labels, filters = ("a", "b", "c"), ({"n": 1}, {"n": {"$gte": 2}}, {"d": {"n": {"$ne": 0}}})
+
+    def drawn(least: int) -> tuple[str, ...]:
+        return tuple(draw.choice(labels) for _ in range(draw.randrange(least, 4)))
+
+    def one(kind: str) -> Callable[[Any], Any]:
+        place, key = (root, *drawn(1)), draw.choice(labels)
+        value, wanted = (
+            {"n": draw.randrange(4), "d": {"n": draw.randrange(2)}},
+            draw.choice(filters),
+        )
+        path = tuple(draw.choice((*labels, "*")) for _ in range(draw.randrange(1, 3)))
+        depth = draw.choice((None, 2, 3))
+        return {
+            "put": lambda on: on.put(place, key, value),
+            "delete": lambda on: on.delete(place, key),
+            "get": lambda on: getattr(on.get(place, key), "value", None),
+            "search": lambda on: found(on.search((root, *place[2:]), filter=wanted, limit=99)),
+            "prefix": lambda on: on.list_namespaces(prefix=(root, *path), max_depth=depth),
+            "suffix": lambda on: on.list_namespaces(prefix=(root,), suffix=path, max_depth=depth),
+        }[kind]
+
+    def found(items: list[Any]) -> list[Any]:
+        return sorted((item.namespace, item.key, item.value["n"]) for item in items)
+
+    kinds = ("put", "put", "put", "delete", "get", "search", "prefix", "suffix")
+    results = [(each(store), each(own)) for each in (one(draw.choice(kinds)) for _ in range(400))]
+    assert [ours for ours, _ in results] == [theirs for _, theirs in results]
+    assert sum(bool(theirs) for _, theirs in results) > 100, "there was something to compare"
+
+
 class Clock:
     """A clock that the test moves."""
 
@@ -216,10 +261,17 @@ async def test_the_async_twins(store: MemLongStore, root: str) -> None:
     assert await store.aget(place, "k3") is None
 
 
-@pytest.mark.parametrize("namespace", [("a.b",), ("",), (1,)])
-def test_bad_namespaces_and_values_are_refused(store: MemLongStore, namespace: Any) -> None:
+async def test_bad_namespaces_and_values_are_refused(store: MemLongStore) -> None:
+    for namespace in [(), ("a.b",), ("a", ""), (1,), ("langgraph", "a")]:
+        with pytest.raises(InvalidNamespaceError):
+            store.put(namespace, "k", {})
+        with pytest.raises(InvalidNamespaceError):
+            await store.aput(namespace, "k", {})
     with pytest.raises(InvalidNamespaceError):
-        store.batch([PutOp(namespace, "k", {})])
+        store.batch([PutOp(("a.b",), "k", {})])
+    await store.abatch([PutOp(("langgraph", "a"), "k", {})])  # LangGraph's own, past `put`
+    assert store.get(("langgraph", "a"), "k") is not None
+    store.delete(("langgraph", "a"), "k")
     with pytest.raises(ConfigError, match="not JSON"):
         store.put(("fine",), "k", {"x": {1}})
     with pytest.raises(ConfigError, match=r"operator '\$near'"):
@@ -282,18 +334,20 @@ def test_a_tool_of_an_agent_reads_and_writes_the_store(
 ) -> None:
     @tool
     def note(text: str, runtime: ToolRuntime) -> str:
-        """Note a text."""
+        """Note a text; says how many were noted before."""
         assert runtime.store is not None
-        runtime.store.put((root,), "note", {"text": text})
-        return "noted"
+        before = runtime.store.search((root,))
+        runtime.store.put((root,), text, {"text": text})
+        return f"{len(before)} before"
 
-    agent = create_agent(make_chat(), tools=[note], store=store)
-    call = {"name": "note", "args": {"text": "tea"}, "id": "abcdefghi", "type": "tool_call"}
-    agent.invoke({"messages": [("user", "Note tea."), ("ai", "")]}, of(root, "s"))
-    state = agent.get_graph()
-    assert "tools" in state.nodes
-    node = agent.nodes["tools"]
-    assert node is not None and call["name"] == "note"
+    chat = make_chat()
+    agent = create_agent(chat, tools=[note], store=store)
+    calls = [f'{{"name": "note", "arguments": {{"text": "{text}"}}}}' for text in ("tea", "milk")]
+    with preferring(chat.memlong(), [*calls, "Done."]):
+        state = agent.invoke({"messages": [("user", "Note tea and milk.")]})
+    results = [message.text for message in state["messages"] if message.type == "tool"]
+    assert results == ["0 before", "1 before"]
+    assert keys(store.search((root,))) == ["milk", "tea"]
 
 
 @pytest.mark.parametrize(

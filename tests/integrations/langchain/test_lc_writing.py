@@ -123,6 +123,8 @@ def test_a_tool_loop_of_three_calls_writes_one_exchange(
     (written,) = exchanges(engine, user)
     assert written.text == f"User: {TOLD}\nAssistant: {state['messages'][-1].text}"
     assert written.session_id == "t"
+    by_model = state["messages"][-1].response_metadata["memlong"]["memory_ids"]
+    assert by_model == ([] if middleware else [written.id]), "one writer per turn"
     agent.invoke(user_turn("I like tea."), config)
     assert said(engine, user) == [TOLD, "I like tea."]
 
@@ -186,16 +188,19 @@ def test_another_model_is_told_in_words(make_chat: Make, engine: MemLong, user: 
             return super()._generate(messages, *args, **kwargs)
 
     chat = make_chat()
-    model = Foreign(messages=iter(["Noted.", "It is Rex.", "Who?", "Rex."]))
+    model = Foreign(messages=iter(["Noted.", "It is Rex.", "Who?", "Rex.", "Rex."]))
     agent = create_agent(model, middleware=[MemLongMiddleware(chat)], system_prompt="Be kind.")
     agent.invoke(user_turn(TOLD), of(user, "s"))
     assert said(engine, user) == [TOLD]
     agent.invoke(user_turn(ASKED), of(user, "t"))
     agent.invoke(user_turn(ASKED), of(f"not-{user}", "t"))
-    agent.invoke({"messages": [HumanMessage(TOLD), HumanMessage(ASKED)]}, {})
+    agent.invoke(user_turn(ASKED), {})
+    thread = [HumanMessage(TOLD), AIMessage("Noted."), HumanMessage("And my dog?")]
+    agent.invoke({"messages": thread}, of(user, "s"))
     told = [messages[0].text for messages in heard]
     assert TOLD in told[1] and told[1].startswith("Be kind.\n\nFrom earlier conversations")
-    assert [told[0], *told[2:]] == ["Be kind."] * 3
+    assert [told[0], *told[2:4]] == ["Be kind."] * 3
+    assert TOLD not in told[4], "what the prompt holds is not told again"
 
 
 def test_a_structured_agent_answers_with_the_schema_and_writes_nothing(
