@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from memlong_agent.memlong import MemLong, Memories, Session, Stream
-    from memlong_agent.records import Memory, Recall, Reply, Usage
+    from memlong_agent.records import Memory, Recall, Reply, ToolCall, Usage
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,12 +43,13 @@ __all__ = [
     "StoreLockedError",
     "StoreVersionError",
     "Stream",
+    "ToolCall",
     "UnsupportedModelError",
     "Usage",
 ]
 _ROOMS = {
     "memlong": ("MemLong", "Memories", "Session", "Stream"),
-    "records": ("Memory", "Recall", "Reply", "Usage"),
+    "records": ("Memory", "Recall", "Reply", "ToolCall", "Usage"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

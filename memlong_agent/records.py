@@ -55,6 +55,15 @@ class Usage(Frozen):
     """Chunks evicted by this turn's write."""
 
 
+class ToolCall(Frozen):
+    """A tool that the model wants to be called."""
+
+    id: str
+    """Nine letters and digits, unique; the form that every chat template accepts."""
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
 class Reply(Frozen):
     """The answer of one turn."""
 
@@ -69,3 +78,5 @@ class Reply(Frozen):
     """Memories written by this turn."""
     prompt_ids: tuple[int, ...] = Field(default=(), repr=False)
     """Token ids of the live window when the reply began; recalled K/V are not among them."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that the reply asks for; such a reply is not final, and is not written."""

@@ -23,8 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "memlong_agent"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 350
+FRONT_DOOR = {"memlong_agent"} | {
+    f"memlong_agent.{room}" for room in ("config", "errors", "memlong", "records")
+}
 CLI = ("cli", "cli.py")
-HEAVY = ("torch", "transformers", "pydantic", "sqlalchemy", "faiss")
+HEAVY = ("torch", "transformers", "pydantic", "sqlalchemy", "faiss", "llguidance")
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 # contract, room that gets the line, the line, what the report must name
@@ -38,6 +41,7 @@ BREACHES = [
     ("transformers", "storage", "import transformers", "storage -> transformers"),
     ("transformers", "kv", "def f():\n    import transformers", "kv -> transformers"),
     ("faiss", "storage", "import faiss", "storage -> faiss"),
+    ("llguidance", "memlong", "import llguidance", "memlong -> llguidance"),
 ]
 
 
@@ -102,13 +106,35 @@ def test_every_contract_has_a_planted_breach() -> None:
     assert contracts == {breach[0] for breach in BREACHES}
 
 
-@pytest.mark.parametrize("framework", ["langchain_core", "llama_index"])
+@pytest.mark.parametrize(
+    "framework", ["langchain", "langchain_core", "langchain_memlong", "langgraph", "llama_index"]
+)
 def test_ruff_refuses_an_agent_framework_in_the_package(framework: str) -> None:
     source = f"from {framework} import x\n"
     options = ("check", "--no-cache", "--stdin-filename", "memlong_agent/attic.py", "-")
     done = run("-m", "ruff", *options, cwd=ROOT, text=source)
     assert done.returncode == 1, done.stderr
     assert "TID251" in done.stdout
+
+
+def beyond_the_door(source: str) -> list[str]:
+    """Rooms of the package that a source imports and that are not for adapters."""
+    rooms = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            rooms.append(node.module or "")
+        elif isinstance(node, ast.Import):
+            rooms += [alias.name for alias in node.names]
+    return [room for room in rooms if room.startswith("memlong_agent") and room not in FRONT_DOOR]
+
+
+def test_adapters_use_the_front_door() -> None:
+    planted = "import memlong_agent.engine\nfrom memlong_agent.memlong.stream import Stream\n"
+    assert len(beyond_the_door(planted)) == 2
+    adapters = sorted((ROOT / "integrations").rglob("*.py"))
+    found = {str(path.relative_to(ROOT)): beyond_the_door(path.read_text()) for path in adapters}
+    assert len(found) > 10
+    assert {name: rooms for name, rooms in found.items() if rooms} == {}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -134,7 +160,7 @@ def test_no_source_file_is_longer_than_the_wall(tmp_path: Path) -> None:
     planted = tmp_path / "long.py"
     planted.write_text("\n" * (MAX_LINES + 1))
     assert too_long([planted]) == {planted: MAX_LINES + 1}
-    assert too_long(SOURCES) == {}
+    assert too_long([*SOURCES, *(ROOT / "integrations").rglob("*.py")]) == {}
 
 
 def prints(source: str) -> list[int]:

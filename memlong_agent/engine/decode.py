@@ -34,8 +34,8 @@ class LiveWindow:
     def __post_init__(self) -> None:
         if len(self.prefix) > self.limit // 2:
             raise ContextOverflowError(
-                f"The system prompt takes {len(self.prefix)} of {self.limit} window tokens; at "
-                "most half may be taken. Shorten it or raise window_tokens."
+                f"The system prompt, with its tools, takes {len(self.prefix)} of {self.limit} "
+                "window tokens; at most half may be taken. Shorten it or raise window_tokens."
             )
         self.shrink()
 
@@ -58,7 +58,8 @@ class LiveWindow:
 
 @dataclass(slots=True)
 class Decoder:
-    """Iterate to get token ids; a stop id ends the reply and is not given out.
+    """Iterate to get token ids; a stop id ends the reply and is not given out, and so does a
+    constraint after which nothing more can come.
 
     `refresh` is asked for the memory after every rebuild, and after each `refresh_every` generated
     tokens (0: never); when it answers with another memory the whole window is prefilled under it.
@@ -87,13 +88,16 @@ class Decoder:
             self.memory.trace_chunks = False
         while len(self.generated) < self.max_tokens:
             assert self.logits is not None  # set by every forward pass
-            token = self.sampler.next_id(self.logits)
+            token = self.sampler.next_id(self.logits, self.max_tokens - len(self.generated))
             if token in self.stop_ids:
                 self.stopped = True
                 return
             self.generated.append(token)
             self.window.rest.append(token)
             yield token
+            if self.sampler.closed:
+                self.stopped = True
+                return
             if len(self.generated) < self.max_tokens:
                 self._advance(token)
 

@@ -15,7 +15,9 @@ from typing import Any
 
 from memlong_agent.attention import RecalledMemory
 from memlong_agent.chunking import PREAMBLE, ChunkText
-from memlong_agent.config import Settings
+from memlong_agent.config import Sampling, Settings
+from memlong_agent.engine.constraint import Constraint, Vocabulary
+from memlong_agent.engine.sampling import Sampler
 from memlong_agent.kv import KVChunk
 from memlong_agent.memory import Hit, MemoryBank, recall_record
 from memlong_agent.model import MemoryModel, Placement
@@ -64,6 +66,9 @@ class Engine:
         self._preamble = preamble_ids(tokenizer)
         self._control = _control_tokens(tokenizer)
         self.stop_ids = _stop_ids(model, tokenizer)
+        self.vocabulary = Vocabulary(tokenizer, model.lm.config.vocab_size, self.stop_ids)
+        self.sampler: Callable[[Sampling, Constraint | None], Sampler] = Sampler
+        """What makes the sampler of a reply; tests put in one with preferences."""
         self._forgotten: Counter[Owner] = Counter()
 
     def forgot(self, owner: Owner) -> None:

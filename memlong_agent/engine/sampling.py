@@ -5,25 +5,38 @@ from __future__ import annotations
 import torch
 
 from memlong_agent.config import Sampling
+from memlong_agent.engine.constraint import Constraint
 
 
 class Sampler:
     """Greedy at temperature 0; else temperature, then top-k, then top-p, then one draw.
 
     Draws run in float32 on the CPU, so that a seed gives the same tokens on every device that
-    computes the same logits.
+    computes the same logits. Under a constraint, which sees every token that is drawn, only what it
+    allows is looked at, also when greedy.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, constraint: Constraint | None = None) -> None:
         self._sampling = sampling
+        self.constraint = constraint
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(sampling.seed)
 
-    def next_id(self, logits: torch.Tensor) -> int:
-        """The next token id from logits `(V,)`."""
+    @property
+    def closed(self) -> bool:
+        """Whether the constraint allows nothing more."""
+        return self.constraint is not None and self.constraint.closed
+
+    def next_id(self, logits: torch.Tensor, left: int = 1) -> int:
+        """The next token id from logits `(V,)`; `left` tokens may still come, this one included."""
+        if self.constraint is None:
+            return self._drawn(logits)
+        return self.constraint.take(self._drawn(self.constraint.mask(logits)), left)
+
+    def _drawn(self, logits: torch.Tensor) -> int:
         settings = self._sampling
         if settings.temperature == 0:
             return int(logits.argmax())

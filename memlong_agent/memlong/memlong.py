@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from weakref import WeakValueDictionary
 
 import torch
@@ -16,17 +16,22 @@ import torch
 from memlong_agent.chunking import CHUNKING_VERSION, PREAMBLE, clean_text
 from memlong_agent.config import PositionPolicy, Sampling, Settings
 from memlong_agent.embedding import Embedder
-from memlong_agent.engine import Decoder, Engine, LiveWindow, Sampler
+from memlong_agent.engine import Engine, LiveWindow
 from memlong_agent.errors import ConfigError, ContextOverflowError
+from memlong_agent.memlong.calls import Wanted, respond
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.doctor import Diagnosis, examine
+from memlong_agent.memlong.items import Items
 from memlong_agent.memlong.memories import Clock, Memories
-from memlong_agent.memlong.session import Session
+from memlong_agent.memlong.messages import conversation
+from memlong_agent.memlong.session import Session, as_tuple
+from memlong_agent.memlong.stream import FairLock, Stream
+from memlong_agent.memlong.turn import Turn, Turns
 from memlong_agent.memory import MemoryBank
 from memlong_agent.model import MemoryModel, Placement, load_model
 from memlong_agent.model.identity import encoding_identity
 from memlong_agent.model.load import sliding_window
-from memlong_agent.records import Reply, Usage
+from memlong_agent.records import Reply
 from memlong_agent.storage import Owner, OwnerStats
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
@@ -106,7 +111,10 @@ class MemLong:
             WeakValueDictionary()
         )
         self._recent: deque[Session] = deque(maxlen=_SESSIONS_KEPT)
-        self._guard = threading.Lock()
+        self._orders: WeakValueDictionary[tuple[Owner, str], FairLock] = WeakValueDictionary()
+        self._guard = threading.RLock()
+        self.closed = False
+        self._items = Items(self.engine, tenant, clock)
 
     def session(self, session_id: str, user_id: str | None = None, *, system: str = "") -> Session:
         """The conversation `session_id` of `user_id`, resumed if the bank holds its last turns.
@@ -123,7 +131,8 @@ class MemLong:
             session = self._sessions.get(key)
             if session is None:
                 owner = self._owner(user_id, session_id)
-                session = Session(self.engine, owner, session_id, system, self._clock)
+                order = self._order(owner, session_id)
+                session = Session(self.engine, owner, session_id, system, self._clock, order)
                 self._sessions[key] = session
                 self._recent.append(session)
         return session
@@ -138,6 +147,10 @@ class MemLong:
             self.engine, self._owner(user_id, session_id or ""), self._clock, session_id=session_id
         )
 
+    def items(self) -> Items:
+        """JSON values under namespaces and keys, in the bank beside the memories."""
+        return self._items
+
     def generate(
         self, prompt: str | Sequence[tuple[str, str]], *, system: str = "", **sampling: Any
     ) -> Reply:
@@ -146,7 +159,7 @@ class MemLong:
         `prompt` is the user's text, or `(role, content)` messages. Raises ContextOverflowError when
         the prompt and `max_tokens` (default 256) do not fit the window together.
         """
-        settings = Sampling(**sampling)
+        settings = Sampling(**as_tuple(sampling))
         messages = [("user", clean_text(prompt))] if isinstance(prompt, str) else list(prompt)
         text = ChatText(self.engine)
         prefix, rest = text.prompt(system, messages)
@@ -157,28 +170,58 @@ class MemLong:
                 f"{settings.max_tokens}, together more than the window of {limit}. Shorten one, "
                 "raise window_tokens, or use a session."
             )
-        window = LiveWindow(prefix, rest, limit)
-        ids, reply = (
-            tuple(window.ids),
-            ReplyText(self.engine.tokenizer, (*settings.stop, *text.stop)),
+        turn = Turn("", False, False, None, settings, self._clock())
+        reply = ReplyText(self.engine.tokenizer, (*settings.stop, *text.stop))
+        stream = Stream(
+            Turns(self.engine, None, None).run(turn, LiveWindow(prefix, rest, limit), reply)
         )
-        decoder = Decoder(
-            self.engine.model, self.engine.placement.start, window, None, Sampler(settings),
-            self.engine.stop_ids, settings.max_tokens, lambda generated: None,
-        )  # fmt: skip
-        for token in decoder:
-            reply.push(token)
-            if reply.stopped:
-                break
-        reply.finish()
-        usage = Usage(prompt_tokens=len(ids), completion_tokens=len(decoder.generated))
-        ended = decoder.stopped or reply.stopped
-        return Reply(
-            text=reply.text.strip(),
-            finish_reason="stop" if ended else "length",
-            usage=usage,
-            prompt_ids=ids,
-        )
+        for _ in stream:
+            pass
+        return stream.reply
+
+    def respond(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        memory: bool = True,
+        write: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str = "auto",
+        schema: Mapping[str, Any] | Literal["json"] | None = None,
+        message_id: str | None = None,
+        **sampling: Any,
+    ) -> Stream:
+        """One reply to `messages`, which are the whole prompt, as a stream of text pieces.
+
+        For callers that keep the history themselves; a session's live window is neither used nor
+        changed. Messages are dictionaries with role (system, user, assistant, tool) and content;
+        too long a prompt loses its oldest messages whole, counted in `usage.overflowed_tokens`.
+        What is recalled for the last user message comes from the memory of `user_id`, or of
+        `session_id` alone; without both, memory is neither read nor written. `write=True` writes
+        one exchange, the last user message and a final reply, as :meth:`Session.chat` does.
+
+        `tools` are OpenAI function dictionaries. Under `tool_choice` "auto" the model may call them
+        (`reply.tool_calls`; a call is no text piece), under "none" not; "any" or a tool's name
+        forces a call. A forced call, and a reply under `schema` (a JSON schema, or "json" for any
+        object), always validates; `stop` does not apply to it. With "auto", tools and a schema the
+        reply is one or the other. Needs llguidance: extra [langchain] or [llama-index].
+        Raises ConfigError for a wrong message, tool or setting; while streaming also for a schema
+        that cannot be guaranteed, and when `max_tokens` is too small for the JSON.
+        """
+        if session_id == "" or user_id == "":
+            raise ConfigError("An empty session_id or user_id names nobody. Leave it out, or None.")
+        asked, wanted = conversation(messages), Wanted.checked(tools, tool_choice, schema)
+        settings = Sampling(**as_tuple(sampling))
+        owner = None
+        if session_id is not None or user_id is not None:
+            owner = self._owner(user_id, session_id or "")
+        write = write and owner is not None and bool(asked.question)
+        turn = Turn(asked.question, memory, write, message_id, settings, self._clock())
+        order = self._order(owner, session_id) if owner and session_id and write else None
+        turns = Turns(self.engine, owner, session_id)
+        return respond(self.engine, turns, asked, turn, wanted, order)
 
     def stats(self) -> dict[Owner, OwnerStats]:
         """Memories, chunks, tokens and bytes by owner."""
@@ -190,6 +233,7 @@ class MemLong:
 
     def close(self) -> None:
         """Let go of the bank. Calls after this raise StoreError."""
+        self.closed = True
         self._recent.clear()
         self.engine.bank.close()
 
@@ -203,6 +247,11 @@ class MemLong:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _order(self, owner: Owner, session_id: str) -> FairLock:
+        """The order of a session's turns, one for all who hold the session."""
+        with self._guard:
+            return self._orders.setdefault((owner, session_id), FairLock())
 
     def _owner(self, user_id: str | None, session_id: str) -> Owner:
         if user_id is not None:

@@ -7,6 +7,7 @@ memory; what was written stays written when reading stops half-way, and reading 
 from __future__ import annotations
 
 import builtins
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from memlong_agent.chunking import ChunkText, clean_text, document_sections, exchange_chunks
 from memlong_agent.engine import Engine
 from memlong_agent.errors import ConfigError
+from memlong_agent.memlong.exchange import exchange
 from memlong_agent.memory import Draft
 from memlong_agent.records import Memory, Recall
 from memlong_agent.storage import Owner
@@ -71,6 +73,19 @@ class Memories:
             parts.append(first)
         draft = self._spoken(_messages(parts), message_id, extra)
         return self._engine.bank.add(self._owner, [draft]).memories
+
+    def add_turn(self, said: str, reply: str, *, message_id: str | None = None) -> Memory:
+        """Remember a finished turn that was answered elsewhere, as a session remembers its own.
+
+        Without a `message_id`, a turn whose user text is that of the session's latest exchange
+        replaces that exchange. Raises ConfigError for an empty text.
+        """
+        both = [("user", clean_text(said)), ("assistant", clean_text(reply))]
+        draft = exchange(
+            self._engine, both, self._clock(), session=self._session_id, message_id=message_id
+        )
+        written = self._engine.bank.finish_turn(self._owner, uuid.uuid4().hex, draft)
+        return written.memories[0]
 
     def search(
         self, query: str, *, top_k: int = 8, session_id: str | None = None

@@ -33,6 +33,7 @@ from memlong_agent.memory.carriers import (
     user_said,
 )
 from memlong_agent.memory.evict import victims
+from memlong_agent.memory.items import ItemBank
 from memlong_agent.memory.recall import Finder, Question, widened
 from memlong_agent.records import Memory, Recall
 from memlong_agent.storage import (
@@ -69,6 +70,7 @@ class MemoryBank:
         self._settings = settings
         self._clock = clock
         self._finder = Finder(storage, embedder, index_backend)
+        self.items = ItemBank(storage, embedder)
 
     @classmethod
     def open(

@@ -16,19 +16,25 @@ from memlong_agent.storage.base import (
     StoredMemory,
     Swept,
 )
+from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
 from memlong_agent.storage.sql import Storage
 
 __all__ = [
+    "Binding",
     "ChunkAge",
     "Event",
+    "ItemStore",
     "LexicalHit",
+    "Namespace",
     "NewChunk",
+    "NewItem",
     "NewMemory",
     "Owner",
     "OwnerStats",
     "RecallMark",
     "Storage",
     "StoredChunk",
+    "StoredItem",
     "StoredMemory",
     "Swept",
 ]

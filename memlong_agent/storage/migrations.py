@@ -78,6 +78,16 @@ CREATE TABLE recalls (
     rank INTEGER NOT NULL, score REAL NOT NULL, attention_mass REAL, at INTEGER NOT NULL,
     UNIQUE (owner_id, turn, chunk_pk));
 CREATE INDEX recalls_by_chunk ON recalls (chunk_pk) WHERE chunk_pk IS NOT NULL;
+CREATE TABLE items (
+    pk INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, namespace TEXT NOT NULL,
+    key TEXT NOT NULL, value TEXT NOT NULL, created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL, expires_at INTEGER, ttl_s REAL, vectors BLOB,
+    owner_id INTEGER REFERENCES owners (pk) ON DELETE CASCADE,
+    memory_pk INTEGER REFERENCES memories (pk) ON DELETE SET NULL,
+    UNIQUE (tenant, namespace, key));
+CREATE INDEX items_by_memory ON items (memory_pk) WHERE memory_pk IS NOT NULL;
+CREATE INDEX items_by_owner ON items (owner_id) WHERE owner_id IS NOT NULL;
+CREATE INDEX items_by_end ON items (tenant, expires_at) WHERE expires_at IS NOT NULL;
 CREATE VIRTUAL TABLE lexical USING fts5(
     terms, detail='none', columnsize=0, tokenize="ascii tokenchars '_'");
 """

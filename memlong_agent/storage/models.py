@@ -148,3 +148,19 @@ recalls = Table(
     Column("attention_mass", Float),
     Column("at", Utc, nullable=False),
 )
+items = Table(
+    "items",
+    metadata,
+    Column("pk", Integer, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("value", _Json, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("updated_at", Utc, nullable=False),
+    Column("expires_at", Utc),
+    Column("ttl_s", Float),
+    Column("vectors", LargeBinary),
+    _ref("owner_id", "owners.pk", "CASCADE"),
+    _ref("memory_pk", "memories.pk", "SET NULL"),
+)

@@ -30,6 +30,7 @@ from memlong_agent.storage.base import (
 )
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
 from memlong_agent.storage.database import Database, make_folder
+from memlong_agent.storage.items import ItemStore, delete_bound, delete_owned
 from memlong_agent.storage.lexical import Fts5Lexical
 from memlong_agent.storage.models import memories as memory_table
 from memlong_agent.storage.models import recalls, sessions
@@ -54,6 +55,7 @@ class Storage(Reader):
         upgrade: bool = False,
     ) -> None:
         super().__init__(db, blobs, Fts5Lexical(), clock, grace_s)
+        self.items = ItemStore(db, clock)
         try:
             migrations.prepare(db, clock(), upgrade=upgrade)
             with db.scope() as conn:
@@ -168,22 +170,28 @@ class Storage(Reader):
         return stored
 
     def delete(self, owner: Owner, ids: Sequence[str]) -> int:
-        """Forget memories; returns how many. MemoryNotFoundError for any unknown id: none goes."""
+        """Forget memories, and items bound to them; returns how many memories.
+
+        MemoryNotFoundError for any unknown id: none goes.
+        """
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             pks = [reads.memory_pk(conn, owner_pk, each) for each in dict.fromkeys(ids)]
+            delete_bound(conn, pks)
             unused = writes.remove_memories(conn, self._lexical, owner_pk, pks)
         self._drop_forgotten(unused)
         return len(pks)
 
     def clear(self, owner: Owner, session: str | None = None) -> int:
-        """Forget all of an owner, or all of one session; returns how many memories."""
+        """Forget all of an owner, items too, or all of one session; returns how many memories."""
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             pks = reads.memory_pks(conn, owner_pk, session=session)
+            delete_bound(conn, pks)
             unused = writes.remove_memories(conn, self._lexical, owner_pk, pks)
             rows = delete(sessions).where(sessions.c.owner_id == owner_pk)
             if session is None:
+                delete_owned(conn, owner_pk)
                 conn.execute(delete(recalls).where(recalls.c.owner_id == owner_pk))
             else:
                 rows = rows.where(sessions.c.external_id == session)

@@ -1,0 +1,275 @@
+"""Items: JSON values under a namespace and a key, kept beside the memories.
+
+In: a tenant, namespaces (tuples of labels), keys, values, vectors of their texts. Out: the same, as
+plain frozen records. An item may be bound to the memory that holds its text for recall: it is
+deleted with a memory that is forgotten, and stays, unbound, when the memory is evicted. Knows no
+embedder, no filter and no framework. An expired item is never given out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from memlong_agent.errors import ConfigError
+from memlong_agent.storage import reads
+from memlong_agent.storage.base import Matrix, Owner
+from memlong_agent.storage.database import Database
+from memlong_agent.storage.models import items, memories, owners
+
+Namespace = tuple[str, ...]
+_END = "\x1f"  # unit separator, after every label: a prefix of labels is a prefix of the text
+_AFTER_END = "\x20"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The memory that holds an item's text for recall."""
+
+    owner: Owner
+    memory_id: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewItem:
+    """One item to be written."""
+
+    namespace: Namespace
+    key: str
+    value: Mapping[str, Any]
+    """JSON with text keys."""
+    vectors: Matrix | None = None  # (n, E)
+    """Unit vectors of the item's texts."""
+    ttl_s: float | None = None
+    """Seconds from the last write or refresh to its end; None is for ever."""
+    bound: Binding | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredItem:
+    """One item as it stands in the bank."""
+
+    pk: int
+    namespace: Namespace
+    key: str
+    value: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+    bound: Binding | None
+    vectors: Matrix | None = None  # (n * E,)
+    """Its vectors one after another, if they were asked for."""
+
+
+class ItemStore:
+    """The items of one bank. Every write is one transaction; calls may raise StoreError."""
+
+    def __init__(self, db: Database, clock: Callable[[], datetime]) -> None:
+        self._db, self._clock = db, clock
+
+    def check(self, new: NewItem) -> None:
+        """ConfigError for a value that is not JSON, for labels that are blank or hold a control
+        character, a key that is not text for a database, a `ttl_s` beyond the calendar.
+        """
+        _place("", new.namespace, new.key)
+        _values(new)
+        _end(self._clock(), new.ttl_s)
+
+    def put(self, tenant: str, new: NewItem) -> Binding | None:
+        """Write an item, or give it a new value; returns what it was bound to before.
+
+        ConfigError as for :meth:`check`, MemoryNotFoundError if it is bound to nothing.
+        """
+        now, place = self._clock(), _place(tenant, new.namespace, new.key)
+        values = {**_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
+        with self._db.scope(write=True) as conn:
+            old = _first(conn, tenant, new.namespace, new.key)
+            gone = old is None or (old.expires_at is not None and old.expires_at <= now)
+            values |= {"created_at": now} if gone else {}
+            values |= _bind(conn, new.bound, values["expires_at"])
+            statement = upsert(items).values(**place, **{"created_at": now, **values})
+            conn.execute(statement.on_conflict_do_update(set_=values))
+            return None if old is None else old.bound
+
+    def get(
+        self, tenant: str, namespace: Namespace, key: str, *, refresh: bool = False
+    ) -> StoredItem | None:
+        """One item; with `refresh` its time to live begins anew."""
+        with self._db.scope() as conn:
+            found = _first(conn, tenant, namespace, key, self._clock())
+        if found is not None and refresh and found.expires_at is not None:
+            self.refresh([found.pk])
+        return found
+
+    def list(
+        self,
+        tenant: str,
+        prefix: Namespace = (),
+        *,
+        limit: int,
+        offset: int = 0,
+        vectors: bool = False,
+    ) -> Sequence[StoredItem]:
+        """Items whose namespace begins with `prefix`, the last written first."""
+        query = _query(vectors).where(items.c.tenant == tenant, _below(prefix))
+        query = query.where(_alive(self._clock()))
+        query = query.order_by(items.c.updated_at.desc(), items.c.pk.desc())
+        with self._db.scope() as conn:
+            return [_stored(row) for row in conn.execute(query.limit(limit).offset(offset))]
+
+    def refresh(self, pks: Sequence[int]) -> None:
+        """Begin the time to live of items anew, and of the memories they are bound to."""
+        now = self._clock()
+        with self._db.scope(write=True) as conn:
+            for batch in reads.batches(pks):
+                ending = select(items.c.pk, items.c.ttl_s, items.c.memory_pk)
+                ending = ending.where(items.c.pk.in_(batch), items.c.ttl_s.is_not(None))
+                for pk, ttl_s, memory_pk in conn.execute(ending.where(_alive(now))).all():
+                    end = {"expires_at": _end(now, ttl_s)}
+                    conn.execute(update(items).where(items.c.pk == pk).values(end))
+                    conn.execute(update(memories).where(memories.c.pk == memory_pk).values(end))
+
+    def delete(self, tenant: str, namespace: Namespace, key: str) -> Binding | None:
+        """Delete an item, if it is there; returns what it was bound to."""
+        with self._db.scope(write=True) as conn:
+            old = _first(conn, tenant, namespace, key)
+            if old is not None:
+                conn.execute(delete(items).where(items.c.pk == old.pk))
+            return None if old is None else old.bound
+
+    def expired(self, tenant: str, limit: int) -> Sequence[StoredItem]:
+        """Items whose time is over and whose rows are still there, oldest end first."""
+        over = items.c.expires_at <= self._clock()
+        query = _query().where(items.c.tenant == tenant, over).order_by(items.c.expires_at)
+        with self._db.scope() as conn:
+            return [_stored(row) for row in conn.execute(query.limit(limit))]
+
+    def namespaces(self, tenant: str) -> Sequence[Namespace]:
+        """All namespaces that hold an item, sorted."""
+        query = select(items.c.namespace).where(items.c.tenant == tenant, _alive(self._clock()))
+        with self._db.scope() as conn:
+            return sorted(_labels(text) for text in conn.scalars(query.distinct()))
+
+
+def delete_bound(conn: Connection, memory_pks: Sequence[int]) -> None:
+    """Delete the items that are bound to memories; these are about to be forgotten."""
+    for batch in reads.batches(memory_pks):
+        conn.execute(delete(items).where(items.c.memory_pk.in_(batch)))
+
+
+def delete_owned(conn: Connection, owner_pk: int) -> None:
+    """Delete the items of an owner, all of whose memories are about to be forgotten."""
+    conn.execute(delete(items).where(items.c.owner_id == owner_pk))
+
+
+def _text(namespace: Namespace) -> str:
+    wrong = [each for each in namespace if each.isspace() or min(each, default="") < " "]
+    wrong += [label for label in namespace if not _stores(label)]
+    if wrong:
+        raise ConfigError(
+            f"{wrong[0]!r} cannot be a label of a namespace. Use labels that are not blank and "
+            "hold no control character and no half of a surrogate pair."
+        )
+    return "".join(label + _END for label in namespace)
+
+
+def _stores(text: str) -> bool:
+    """Whether SQLite gives back what it was given."""
+    return "\0" not in text and text.encode(errors="ignore").decode() == text
+
+
+def _labels(text: str) -> Namespace:
+    return tuple(text.split(_END)[:-1])
+
+
+def _place(tenant: str, namespace: Namespace, key: str) -> dict[str, str]:
+    if not _stores(key):
+        raise ConfigError(
+            f"{key!r} cannot be a key. Use text without NUL and without half of a surrogate pair."
+        )
+    return {"tenant": tenant, "namespace": _text(namespace), "key": key}
+
+
+def _values(new: NewItem) -> dict[str, Any]:
+    try:
+        value = json.loads(json.dumps(dict(new.value), allow_nan=False))
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(
+            f"The value of item {new.key!r} is not JSON: {exc}. Pass a dictionary of texts, "
+            "numbers, booleans, lists and dictionaries."
+        ) from exc
+    vectors = None if new.vectors is None else np.asarray(new.vectors, "<f4").tobytes()
+    return {"value": value, "ttl_s": new.ttl_s, "vectors": vectors}
+
+
+def _end(now: datetime, ttl_s: float | None) -> datetime | None:
+    try:
+        return None if ttl_s is None else now + timedelta(seconds=ttl_s)
+    except (OverflowError, ValueError):
+        raise ConfigError(f"ttl_s={ttl_s} is beyond the calendar. Pass None to keep it.") from None
+
+
+def _bind(conn: Connection, bound: Binding | None, end: datetime | None) -> dict[str, Any]:
+    """Columns of a binding; the memory ends when its item does."""
+    if bound is None:
+        return {"owner_id": None, "memory_pk": None}
+    owner_pk = reads.owner_row(conn, bound.owner)[0]
+    memory_pk = reads.memory_pk(conn, owner_pk, bound.memory_id)
+    conn.execute(update(memories).where(memories.c.pk == memory_pk).values(expires_at=end))
+    return {"owner_id": owner_pk, "memory_pk": memory_pk}
+
+
+def _query(vectors: bool = False) -> Select[Any]:
+    columns = [items] if vectors else [each for each in items.c if each.name != "vectors"]
+    owner = (owners.c.tenant.label("owner_tenant"), owners.c.kind, owners.c.name)
+    joined = items.outerjoin(memories, memories.c.pk == items.c.memory_pk)
+    joined = joined.outerjoin(owners, owners.c.pk == items.c.owner_id)
+    return select(*columns, *owner, memories.c.id.label("memory_id")).select_from(joined)
+
+
+def _first(
+    conn: Connection, tenant: str, namespace: Namespace, key: str, now: datetime | None = None
+) -> StoredItem | None:
+    """The item at a place; with `now` only if it is alive."""
+    place = [items.c[name] == value for name, value in _place(tenant, namespace, key).items()]
+    query = _query().where(*place)
+    row = conn.execute(query if now is None else query.where(_alive(now))).first()
+    return None if row is None else _stored(row)
+
+
+def _alive(now: datetime) -> ColumnElement[bool]:
+    return or_(items.c.expires_at.is_(None), items.c.expires_at > now)
+
+
+def _below(prefix: Namespace) -> ColumnElement[bool]:
+    """Condition on the namespace, as a range that the unique index serves."""
+    text = _text(prefix)
+    if not text:
+        return func.length(items.c.namespace) >= 0
+    after = text[: -len(_END)] + _AFTER_END
+    return (items.c.namespace >= text) & (items.c.namespace < after)
+
+
+def _stored(row: Row[Any]) -> StoredItem:
+    blob = getattr(row, "vectors", None)
+    bound = None
+    if row.memory_id is not None and row.kind is not None:
+        bound = Binding(Owner(row.owner_tenant, row.kind, row.name), row.memory_id)
+    return StoredItem(
+        pk=row.pk,
+        namespace=_labels(row.namespace),
+        key=row.key,
+        value=row.value,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        expires_at=row.expires_at,
+        bound=bound,
+        vectors=None if blob is None else np.frombuffer(blob, "<f4"),
+    )
