@@ -1,4 +1,4 @@
-"""Whose memory a call uses: session and user from the call, its config, or the constructor.
+"""Whose memory a call uses, and whether it is anybody's turn: what the config says of it.
 
 In: a runnable's config and the call's keyword arguments. Out: the arguments, with `session_id` and
 `user_id` where the config names them. A chat model is never given its config by LangChain, so every
@@ -27,3 +27,12 @@ def routed(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, A
         if kwargs.get(name) is None and found is not None:
             kwargs = {**kwargs, name: str(found)}
     return kwargs
+
+
+def routed_turn(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """:func:`routed` for models. What LangChain's own middleware asks them for (a summary, which
+    tools to offer) is nobody's turn: it neither reads nor writes, unless `kwargs` say so.
+    """
+    if (ensure_config(config).get("metadata") or {}).get("lc_source"):
+        kwargs = {"memory": False, "write": "off", **kwargs}
+    return routed(config, kwargs)

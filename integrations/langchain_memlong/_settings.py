@@ -33,8 +33,8 @@ CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_name
 BUNDLED = "memlong-tiny"
 Write = Literal["turn", "off"]
 _SAMPLING = ("max_tokens", "temperature", "top_p", "sample_top_k", "seed")
-_FIELDS = ("model", "session_id", "user_id", "memory", "write", "timeout", *_SAMPLING)
-_CALL = (*_FIELDS, "stop", "message_id", "tools", "tool_choice", "response_format")
+_HOW = ("model", "session_id", "user_id", "memory", "write", "timeout")
+_CALL = (*_HOW, *_SAMPLING, "stop", "message_id", "tools", "tool_choice", "response_format")
 # LangChain's own: switches of its methods, and notes for traces.
 _NOT_OURS = ("stream", "strict", "ls_structured_output_format", "structured_output_format")
 
@@ -113,8 +113,7 @@ class MemLongSettings(MemLongPlace):
         from memlong_agent.memlong import Stream
 
         _refuse_unknown(kwargs)
-        asked = {name: getattr(self, name) for name in _FIELDS if name not in _SAMPLING}
-        asked |= {name: kwargs[name] for name in asked if kwargs.get(name) is not None}
+        asked = self._asked(_HOW, kwargs)
         if asked["write"] not in ("turn", "off"):
             raise ConfigError(f"write={asked['write']!r}: pass 'turn' or 'off'.")
         stops = self.stop if stop is None else stop
@@ -159,9 +158,14 @@ class MemLongSettings(MemLongPlace):
             stream.close()
 
     def _sampling(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Sampling of a call: its own arguments, then fields; what neither names is left out."""
-        found = {name: kwargs.get(name, getattr(self, name)) for name in _SAMPLING}
-        return {name: value for name, value in found.items() if value is not None}
+        """What a call and the fields say of sampling; what neither says is left out."""
+        asked = self._asked(_SAMPLING, kwargs)
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _asked(self, names: Sequence[str], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The call's own arguments, else the fields; None in a call is as if it were not there."""
+        own = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        return {name: getattr(self, name) for name in names} | own
 
 
 def window_tokens(model: str, options: Mapping[str, Any]) -> int | None:

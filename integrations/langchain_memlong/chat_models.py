@@ -22,7 +22,7 @@ from pydantic import BaseModel, model_validator
 
 from langchain_memlong._background import awaited, finished, started
 from langchain_memlong._messages import last_chunks, to_dicts, to_message
-from langchain_memlong._routing import routed
+from langchain_memlong._routing import routed_turn
 from langchain_memlong._settings import CONFIG, MemLongSettings, window_tokens
 from langchain_memlong._structured import Method, structured
 from memlong_agent import __version__
@@ -93,7 +93,7 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        return super().invoke(input, config, stop=stop, **routed(config, kwargs))
+        return super().invoke(input, config, stop=stop, **routed_turn(config, kwargs))
 
     async def ainvoke(
         self,
@@ -103,7 +103,7 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        return await super().ainvoke(input, config, stop=stop, **routed(config, kwargs))
+        return await super().ainvoke(input, config, stop=stop, **routed_turn(config, kwargs))
 
     def stream(
         self,
@@ -113,7 +113,7 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        yield from super().stream(input, config, stop=stop, **routed(config, kwargs))
+        yield from super().stream(input, config, stop=stop, **routed_turn(config, kwargs))
 
     async def astream(
         self,
@@ -123,7 +123,7 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        chunks = super().astream(input, config, stop=stop, **routed(config, kwargs))
+        chunks = super().astream(input, config, stop=stop, **routed_turn(config, kwargs))
         try:
             async for chunk in chunks:
                 yield chunk
@@ -132,13 +132,13 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
 
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As LangChain's; every version finds the session in the config."""
-        return super().stream_events(input, config, **routed(config, kwargs))
+        return super().stream_events(input, config, **routed_turn(config, kwargs))
 
     def astream_events(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """As LangChain's; every version finds the session in the config."""
-        return super().astream_events(input, config, **routed(config, kwargs))
+        return super().astream_events(input, config, **routed_turn(config, kwargs))
 
     def bind_tools(
         self,

@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_memlong._background import awaited, finished, started
 from langchain_memlong._messages import metadata
-from langchain_memlong._routing import routed
+from langchain_memlong._routing import routed_turn
 from langchain_memlong._settings import CONFIG, MemLongSettings
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class MemLongLLM(MemLongSettings, LLM):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> str:
-        return super().invoke(input, config, stop=stop, **routed(config, kwargs))
+        return super().invoke(input, config, stop=stop, **routed_turn(config, kwargs))
 
     async def ainvoke(
         self,
@@ -56,7 +56,7 @@ class MemLongLLM(MemLongSettings, LLM):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> str:
-        return await super().ainvoke(input, config, stop=stop, **routed(config, kwargs))
+        return await super().ainvoke(input, config, stop=stop, **routed_turn(config, kwargs))
 
     def stream(
         self,
@@ -66,7 +66,7 @@ class MemLongLLM(MemLongSettings, LLM):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[str]:
-        yield from super().stream(input, config, stop=stop, **routed(config, kwargs))
+        yield from super().stream(input, config, stop=stop, **routed_turn(config, kwargs))
 
     async def astream(
         self,
@@ -76,7 +76,7 @@ class MemLongLLM(MemLongSettings, LLM):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[str]:
-        pieces = super().astream(input, config, stop=stop, **routed(config, kwargs))
+        pieces = super().astream(input, config, stop=stop, **routed_turn(config, kwargs))
         try:
             async for piece in pieces:
                 yield piece

@@ -196,8 +196,9 @@ class MemLong:
         """One reply to `messages`, which are the whole prompt, as a stream of text pieces.
 
         For callers that keep the history themselves; a session's live window is neither used nor
-        changed. Messages are dictionaries with role (system, user, assistant, tool) and content;
-        too long a prompt loses its oldest messages whole, counted in `usage.overflowed_tokens`.
+        changed. Messages are dictionaries with role (system, user, assistant, tool) and content.
+        Too long a prompt loses its oldest exchanges whole, then the oldest calls since the question
+        with their results, counted in `usage.overflowed_tokens`.
         What is recalled for the last user message comes from the memory of `user_id`, or of
         `session_id` alone; without both, memory is neither read nor written. `write=True` writes
         one exchange, the last user message and a final reply, as :meth:`Session.chat` does.

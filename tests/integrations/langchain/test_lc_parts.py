@@ -135,6 +135,7 @@ def test_a_forced_call_and_a_chosen_one(make_chat: Make, engine: MemLong) -> Non
 def test_settings_of_a_call_win_over_fields(make_chat: Make) -> None:
     chat = make_chat(max_tokens=1, stop=["never said"])
     assert chat.invoke("Hello").usage_metadata["output_tokens"] == 1
+    assert chat.invoke("Hello", max_tokens=None).usage_metadata["output_tokens"] == 1
     longer = chat.invoke("Hello", max_tokens=8)
     assert longer.usage_metadata["output_tokens"] > 1
     first = longer.text[:1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
@@ -127,6 +128,20 @@ def test_a_tool_loop_of_three_calls_writes_one_exchange(
     assert by_model == ([] if middleware else [written.id]), "one writer per turn"
     agent.invoke(user_turn("I like tea."), config)
     assert said(engine, user) == [TOLD, "I like tea."]
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["invoke", "ainvoke"])
+async def test_what_langchain_asks_the_model_for_itself_is_nobodys_turn(
+    chat: ChatMemLong, engine: MemLong, user: str, awaited: bool
+) -> None:
+    summaries = SummarizationMiddleware(chat, trigger=("messages", 3), keep=("messages", 1))
+    agent = create_agent(chat, middleware=[summaries], checkpointer=InMemorySaver())
+    config, told = of(user, None, thread_id="t"), [TOLD, "I like tea.", "I like milk."]
+    for text in told:
+        turn = user_turn(text)
+        state = await agent.ainvoke(turn, config) if awaited else agent.invoke(turn, config)
+    assert "summary" in state["messages"][0].text, "the thread was summarized"
+    assert said(engine, user) == told
 
 
 async def test_the_middleware_writes_once_when_awaited(
