@@ -129,7 +129,7 @@ def test_hits_come_in_the_order_of_time_with_their_own_kv(bank: MemoryBank) -> N
 
 
 def test_the_prior_of_a_chunk_falls_with_its_distance_from_the_best() -> None:
-    assert log_priors([0.25, 0.5, 0.375]) == [-4.0, 0.0, -2.0]
+    assert log_priors([0.25, 0.5, 0.375]) == [-7.0, 0.0, -3.5]
     assert log_priors([0.0, 0.0]) == [0.0, 0.0], "without any, all are alike"
     assert log_priors([]) == []
 
