@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from memlong_agent.embedding import resolve_embedder
+from memlong_agent.memory import mean_vectors
 from memlong_agent.training.facts import Fact, make_facts
 from memlong_agent.training.prose import prose_chunks
 
@@ -21,16 +22,13 @@ SHARES = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOP_K, PROSE, FACTS, SEEDS = 8, 600, 100, (1, 2)
 
 
-def told_and_asked(facts_file: Path | None) -> list[list[tuple[str, str]]]:
-    """(exchange as remembered, question) pairs, a list for each life they belong to."""
+def told_and_asked(facts_file: Path | None) -> list[list[tuple[tuple[str, str], str]]]:
+    """(message and reply, question) pairs, a list for each life they belong to."""
     lives = [make_facts(FACTS, seed) for seed in SEEDS]
     if facts_file is not None:
         found = map(json.loads, facts_file.read_text().splitlines())
         lives = [[Fact(key="", **fact) for fact in found]]
-    return [
-        [(f"User: {one.tell}\nAssistant: Noted: {one.restated}", one.ask) for one in facts]
-        for facts in lives
-    ]
+    return [[((one.tell, f"Noted: {one.restated}"), one.ask) for one in facts] for facts in lives]
 
 
 def main() -> None:
@@ -43,7 +41,8 @@ def main() -> None:
     kept: dict[float, list[bool]] = {share: [] for share in SHARES}
     counts: dict[float, list[int]] = {share: [] for share in SHARES}
     for pairs in told_and_asked(options.facts_file):
-        told = embedder.embed_texts([exchange for exchange, _ in pairs])
+        said = [part for exchange, _ in pairs for part in exchange]
+        told = mean_vectors(embedder.embed_texts(said), [2] * len(pairs))
         asked = np.stack([embedder.embed_query(ask) for _, ask in pairs])
         cosines = asked @ np.concatenate([told, prose]).T  # (questions, chunks)
         for n, row in enumerate(cosines):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memlong_agent.embedding import resolve_embedder
+from memlong_agent.memory import mean_vectors
 
 PEOPLE = ("sister", "brother", "mother", "father", "aunt", "uncle", "neighbor", "teacher", "boss")
 ATTRIBUTES = {  # attribute: (kind of value, way to ask)
@@ -43,8 +44,8 @@ ANSWERS = ("Noted.", "Thank you, I will remember that.", "Got it: {value}.")
 SYLLABLES = ("ba", "ce", "di", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "kla", "bro", "sta")
 
 
-def make_pairs(count: int, sentences: list[str], rng: random.Random) -> list[tuple[str, str]]:
-    """(question, embedded text of the right chunk); half of the facts stand among prose."""
+def make_pairs(count: int, sentences: list[str], rng: random.Random) -> list[tuple[str, str, str]]:
+    """(question, message and reply of the right chunk); half of the facts stand among prose."""
     pairs = []
     for i in range(count):
         who, what = rng.choice(PEOPLE), rng.choice(sorted(ATTRIBUTES))
@@ -56,7 +57,7 @@ def make_pairs(count: int, sentences: list[str], rng: random.Random) -> list[tup
             around = rng.sample(sentences, 2)
             told = f"{around[0]} {told} {around[1]}"
         answer = rng.choice(ANSWERS).format(value=value)
-        pairs.append((question.format(who=who), f"User: {told}\nAssistant: {answer}"))
+        pairs.append((question.format(who=who), told, answer))
     return pairs
 
 
@@ -88,8 +89,9 @@ def main() -> None:
     pairs = make_pairs(options.pairs, sentences, rng)
     embedder = resolve_embedder(options.embedder, None)
 
-    questions = np.stack([embedder.embed_query(question) for question, _ in pairs])
-    facts = embedder.embed_texts([text for _, text in pairs])
+    questions = np.stack([embedder.embed_query(question) for question, *_ in pairs])
+    said = [part for _, *exchange in pairs for part in exchange]
+    facts = mean_vectors(embedder.embed_texts(said), [2] * len(pairs))
     prose = embedder.embed_texts(rng.sample(passages, min(len(passages), options.pairs)))
     against_facts, against_prose = questions @ facts.T, questions @ prose.T  # all against all
     true = np.diagonal(against_facts)

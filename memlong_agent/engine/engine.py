@@ -19,12 +19,10 @@ from memlong_agent.config import Sampling, Settings
 from memlong_agent.engine.constraint import Constraint, Vocabulary
 from memlong_agent.engine.sampling import Sampler
 from memlong_agent.kv import KVChunk
-from memlong_agent.memory import Hit, MemoryBank, recall_record
+from memlong_agent.memory import Hit, MemoryBank, recall_record, said
 from memlong_agent.model import MemoryModel, Placement
 from memlong_agent.records import Recall
 from memlong_agent.storage import Owner, StoredChunk
-
-_ROLE_BORDER = re.compile(r"(?:^|\n)(?:User|Assistant): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +134,7 @@ def preamble_ids(tokenizer: Any) -> list[int]:
 
 def _in_prompt(chunk: StoredChunk, live: str) -> bool:
     """Whether all that was said in the chunk stands in the live window's text now."""
-    said = [part.strip() for part in _ROLE_BORDER.split(chunk.text)]
-    return all(part in live for part in said)
+    return all(part in live for part in said(chunk.text))
 
 
 def _stop_ids(model: MemoryModel, tokenizer: Any) -> frozenset[int]:

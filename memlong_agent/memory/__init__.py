@@ -4,7 +4,14 @@ Import from here: the rest of the folder is this room's own business.
 """
 
 from memlong_agent.memory.bank import MemoryBank
-from memlong_agent.memory.carriers import Draft, Hit, Written, recall_record
+from memlong_agent.memory.carriers import (
+    Draft,
+    Hit,
+    Written,
+    mean_vectors,
+    recall_record,
+    said,
+)
 from memlong_agent.memory.evict import victims
 from memlong_agent.memory.items import Accept, ItemBank
 from memlong_agent.memory.recall import log_priors
@@ -17,6 +24,8 @@ __all__ = [
     "MemoryBank",
     "Written",
     "log_priors",
+    "mean_vectors",
     "recall_record",
+    "said",
     "victims",
 ]

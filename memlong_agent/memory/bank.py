@@ -27,6 +27,7 @@ from memlong_agent.memory.carriers import (
     Draft,
     Hit,
     Written,
+    mean_vectors,
     memory_record,
     new_memory,
     recall_record,
@@ -273,8 +274,9 @@ class MemoryBank:
 
     def _embedded(self, drafts: Sequence[Draft]) -> builtins.list[NewMemory]:
         """All chunks of all drafts embedded in one call."""
-        texts = [text for draft in drafts for text in draft.embedded_texts]
-        vectors = self._embedder.embed_texts(texts)  # (N, E)
+        chunks = [parts for draft in drafts for parts in draft.embedded_texts]
+        found = self._embedder.embed_texts([part for parts in chunks for part in parts])
+        vectors = mean_vectors(found, [len(parts) for parts in chunks])  # (N, E)
         memories, start = [], 0
         for draft in drafts:
             stop = start + len(draft.chunks)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from memlong_agent.embedding import Embedder, minilm
-from memlong_agent.memory import log_priors
+from memlong_agent.memory import log_priors, mean_vectors
 from memlong_agent.training.dialogues import NOTED, UNKNOWN, MemoryText, Sample, Turn, answer_turn
 from memlong_agent.training.everyday import Telling, tellings
 from memlong_agent.training.facts import make_facts
@@ -22,9 +22,10 @@ from memlong_agent.training.restate import restated
 WORLDS, FACTS, EVERYDAY, PROSE, TOP_K = 60, 60, 30, 400, 8
 
 
-def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
-    """`WORLDS x (FACTS + EVERYDAY)` questions, each over the nearest of its world and of prose.
+def retrieved_samples(seed: int, prose: Sequence[str], wanted: int) -> list[Sample]:
+    """`wanted` questions or a few more, each over the nearest of its world and of prose.
 
+    At most `WORLDS x (FACTS + EVERYDAY)`, for they take MiniLM a minute or two.
     A question whose own fact is not among them keeps it out: the reply is then an abstention.
     """
     embedder = minilm()
@@ -35,7 +36,7 @@ def retrieved_samples(seed: int, prose: Sequence[str]) -> list[Sample]:
     ]
     prose_vectors = embedder.embed_texts([memory.text for memory in documents])  # (PROSE, E)
     samples = []
-    for world in range(WORLDS):
+    for world in range(min(WORLDS, -(-wanted // (FACTS + EVERYDAY)))):
         facts = make_facts(FACTS, seed=seed * 1000 + world, split="train", wordings="train")
         told = [Telling(fact.tell, fact.ask, fact.answer) for fact in facts]
         told += tellings(rng, "train", EVERYDAY, "train")
@@ -55,9 +56,8 @@ def _world(
         MemoryText("exchange", one.tell, NOTED + back, "", len(documents) + len(told) - n)
         for n, (one, back) in enumerate(zip(told, said, strict=True))
     ]
-    vectors = embedder.embed_texts(
-        [f"User: {memory.user}\nAssistant: {memory.reply}" for memory in memories]
-    )
+    parts = [part for memory in memories for part in (memory.user, memory.reply)]
+    vectors = mean_vectors(embedder.embed_texts(parts), [2] * len(memories))
     asked = embedder.embed_texts([one.ask for one in told])  # (N, E)
     scores = asked @ np.concatenate([vectors, prose_vectors]).T  # (N, N + P)
     pool = [*memories, *documents]

@@ -33,7 +33,7 @@ from memlong_agent.model import MemoryModel
 from memlong_agent.model.load import write_sidecar
 from memlong_agent.training.batches import Batch, Encoder, Row, collate, grouped
 from memlong_agent.training.card import write_card
-from memlong_agent.training.curriculum import Curriculum
+from memlong_agent.training.curriculum import RETRIEVED, Curriculum
 from memlong_agent.training.curve import plot_curve
 from memlong_agent.training.dialogues import Sample, make_sample
 from memlong_agent.training.everyday import everyday_sample
@@ -186,9 +186,12 @@ class Trainer:
             return Curriculum(self.encoder, self.prose)
         from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
 
-        return Curriculum(
-            self.encoder, self.prose, retrieved_samples(self.settings.seed, self.prose)
+        seed, rows = (
+            self.settings.seed,
+            self.settings.steps(phase, again) * self.settings.batch_rows,
         )
+        retrieved = retrieved_samples(seed, self.prose, math.ceil(RETRIEVED * rows))
+        return Curriculum(self.encoder, self.prose, retrieved)
 
     def _batches(self, phase: Phase, again: int) -> Iterator[Batch]:
         """Batches of windows of like length, in random order: padding costs as much as text."""

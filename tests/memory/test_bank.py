@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from memory_drafts import (
@@ -86,7 +87,7 @@ def test_one_draft_that_cannot_be_stored_stops_all(bank: MemoryBank) -> None:
     assert bank.add(ALICE, []).memories == []
 
 
-def test_what_is_embedded_is_role_and_body_without_time_or_source() -> None:
+def test_what_is_embedded_is_what_was_said_without_time_role_or_source() -> None:
     def tokenize(many: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in many]
 
@@ -98,15 +99,18 @@ def test_what_is_embedded_is_role_and_body_without_time_or_source() -> None:
         Draft("exchange", "", [(chunk, kv) for chunk in chunks]).embedded_texts
         for chunks in (said, read, plain)
     ]
-    assert embedded == [["User: Hi [x] y\nAssistant: Yes."], ["A b [c] d."], ["A b [c] d."]]
+    assert embedded == [[["Hi [x] y", "Yes."]], [["A b [c] d."]], [["A b [c] d."]]]
 
 
-def test_the_vector_of_a_chunk_is_that_of_its_text() -> None:
+def test_the_vector_of_a_chunk_is_the_mean_of_what_was_said_in_it() -> None:
     with open_bank(embedder=Scattered()) as bank:
-        said = draft("Rex", header="[2026-11-20 14:05] User: ")
+        said = draft("Rex\nAssistant: Good boy!", header="[2026-11-20 14:05] User: ")
         bank.add(ALICE, [said, draft("one", "two", header="[b.txt] ", role="document")])
-        for query in ("User: Rex", "one", "two"):
+        for query in ("one", "two"):
             assert bank.search(ALICE, query, top_k=1)[0].score == pytest.approx(1.0)
+        dog, praise = Scattered().embed_texts(["Rex", "Good boy!"])
+        want = dog @ (dog + praise) / np.linalg.norm(dog + praise)
+        assert bank.search(ALICE, "Rex", top_k=1)[0].score == pytest.approx(float(want), abs=1e-6)
 
 
 def test_update_keeps_the_id_and_replaces_the_rest(bank: MemoryBank) -> None:
