@@ -33,6 +33,7 @@ def _tune(model: MemoryModel, parameters: list[torch.nn.Parameter]) -> None:
     rows = [
         Row(
             ((20, 21, 22 + n), (30, 31)),
+            (0.0, -1.5),
             (1, 40, 41, 22 + n),
             (0.0, 1.0, 1.0, 4.0),
             (False, False, False, True),
