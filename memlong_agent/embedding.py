@@ -30,12 +30,11 @@ from memlong_agent.identity import Identity
 
 Vectors = NDArray[np.float32]
 
-# The cosine that 99 % of true question/fact pairs reach. MiniLM: 0.188 over 2000 pairs, half of
-# the facts among prose (benchmarks/measure_threshold.py --pairs 2000, a novel as text). bge-m3 is
-# not measured yet: 0.0 drops only what points away.
+# The cosine that 99 % of true question/fact pairs reach. MiniLM: 0.302 for a fact alone, 0.145 if
+# half stand among prose (benchmarks/measure_threshold.py --pairs 1000). bge-m3: not measured yet.
 THRESHOLDS = {"minilm": 0.18, "BAAI/bge-m3": 0.0}
-# Of the best cosine. At 0.7 MiniLM keeps 99 % of the right chunks, as without it, and 1.3 chunks a
-# question instead of 7.8 (benchmarks/measure_shares.py); memlong-tiny then confuses fewer of them.
+# Of the best cosine. At 0.7 MiniLM keeps 99.5 % of the right chunks (at 0 all) and 1.3 chunks a
+# question instead of 7.9 (benchmarks/measure_shares.py).
 SHARES_OF_BEST = {"minilm": 0.7}
 _NO_LIMIT, _BATCH = 1 << 20, 32
 _CHARS_PER_TOKEN = 32  # no text worth embedding has longer wordpieces on average
@@ -104,6 +103,7 @@ class SentenceEmbedder:
             "weights": _weights_digest(_weights_folder(name_or_path)),
             "pooling": _pooling(self._model),
             "normalization": "unit",
+            "exchanges": "mean of messages",  # memory.mean_vectors
         }
         if prompts := {task: prompt for task, prompt in self._model.prompts.items() if prompt}:
             self._parts["prompts"] = json.dumps(prompts, sort_keys=True)
@@ -167,7 +167,7 @@ class HashEmbedder:
     Needs no model and is the same on every machine. Finds shared words, not shared meaning.
     """
 
-    identity = Identity({"embedder": "hash", "version": "1"})
+    identity = Identity({"embedder": "hash", "version": "2"})
     dimensions = 256
     max_tokens = _NO_LIMIT
     threshold = 0.0

@@ -20,7 +20,9 @@ _AS_RELEASED = "as released"
 @click.option("--seed", type=int, show_default=_AS_RELEASED, help="Of weights and data.")
 @click.option("--base-steps", type=int, show_default=_AS_RELEASED, help="Steps from scratch.")
 @click.option("--memory-steps", type=int, show_default=_AS_RELEASED, help="Steps on memory.")
-@click.option("--rounds", type=int, show_default=_AS_RELEASED, help="Of both; each half as long.")
+@click.option(
+    "--rounds", type=int, show_default=_AS_RELEASED, help="Of both phases; each half as long."
+)
 @click.option("--batch-rows", type=int, show_default=_AS_RELEASED, help="Dialogues a step.")
 @click.option("--threads", type=click.IntRange(min=1), show_default="torch's", help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="The scores as JSON on standard output.")

@@ -56,7 +56,7 @@ class Draft:
         A header is `[2026-11-20 14:05] User: ` or `[source] `, and no source holds a bracket.
         """
         return [
-            said(chunk.body) if chunk.header.partition("] ")[2] else [chunk.body]
+            (chunk.header.partition("] ")[2] and said(chunk.body)) or [chunk.body]
             for chunk, _ in self.chunks
         ]
 
@@ -79,19 +79,19 @@ class Hit:
     """Cosine of query and chunk; 0.0 under `embedder="lexical"`."""
     kv: KVChunk
     rank: int
-    """Place in the order of relevance, from 0."""
+    """Place in the fused order, from 0."""
     log_prior: float
-    """What the chunk adds to its attention logits, 0 for the most relevant."""
+    """What the chunk adds to its attention logits: 0 for the best by cosine and shared words."""
 
 
 def said(text: str) -> list[str]:
     """What each side said in a chunk of an exchange; its role stands before it, the first one's in
     the header."""
-    return [part for part in map(str.strip, _ROLE_BORDER.split(text)) if part] or [text]
+    return [part for part in map(str.strip, _ROLE_BORDER.split(text)) if part]
 
 
 def mean_vectors(vectors: Vectors, counts: Sequence[int]) -> Vectors:
-    """The unit mean (N, E) of the first `counts[0]` rows, the next `counts[1]`, and so on.
+    """The unit mean (N, E) of the first `counts[0]` rows, the next `counts[1]`, and so on; none 0.
 
     Every part of a chunk pulls its vector alike, so that a question is as near to a short message
     as to the long reply beside it. Among a life's memories and a novel MiniLM then ranks the right

@@ -142,8 +142,9 @@ class Reader:
             now = self._clock()
             found = self._lexical.search(conn, pk, count, text)
             hits: list[LexicalHit] = []
-            for start in range(0, len(found.pks), depth):
-                part = slice(start, start + depth)
+            look = max(1, depth)  # candidates that are looked up together
+            for start in range(0, len(found.pks), look):
+                part = slice(start, start + look)
                 some = found.pks[part].tolist()
                 live = {
                     chunk.pk: chunk

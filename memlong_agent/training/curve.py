@@ -49,8 +49,11 @@ def _steps(records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
     steps: list[int] = []
     borders: list[int] = []
     for at, record in enumerate(records):
-        stretch = record["round"], record["phase"]
-        if at and stretch != (records[at - 1]["round"], records[at - 1]["phase"]):
+        if at and _stretch(record) != _stretch(records[at - 1]):
             borders.append(steps[-1])
         steps.append(record["step"] + (borders[-1] if borders else 0))
     return steps, borders
+
+
+def _stretch(record: Mapping[str, Any]) -> tuple[int, str]:
+    return record.get("round", 0), record["phase"]

@@ -36,7 +36,7 @@ class MemoryText:
     """One remembered text. An exchange has `user` and `reply` (may be ""), a document `text`.
 
     `age_minutes` is how long ago it was written; within a sample all ages differ. `log_prior` is
-    what a retriever thinks of it, as :func:`memlong_agent.memory.log_priors` puts it.
+    what :func:`memlong_agent.memory.log_priors` makes of a retriever's cosine.
     """
 
     kind: Kind

@@ -1,7 +1,7 @@
 """Samples whose memories are what the real embedder finds, so that training sees real distractors.
 
 In: a seed and prose. Out: one-question samples over the `top_k` nearest of a whole life's facts,
-with the log-priors that recall gives them.
+with log-priors as recall gives them, by cosine alone.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Two phases, as in the paper: `base` trains a decoder from scratch, with its facts now in the window,
 now in memory; `memory` freezes embeddings and layers 0..m and tunes the layers above and the gates,
-partly on what the real embedder retrieves. Both are repeated, shorter and slower, as warm restarts
-(Loshchilov & Hutter 2017). In: settings and an output folder. Out: a plain Hugging
+from here on partly on what the real embedder retrieves. Both are repeated, shorter and slower, as
+warm restarts (Loshchilov & Hutter 2017). In: settings and an output folder. Out: a plain Hugging
 Face folder with `memlong.json`, `training_log.jsonl` and, until finished, `checkpoint.pt`.
 """
 
@@ -115,7 +115,8 @@ class Trainer:
         if checkpoint.exists():
             self._resume = torch.load(checkpoint, weights_only=True)
             _check_resumable(out, self._resume.get("settings", {}), settings)
-            self.done = self._resume["done"]
+            for phase, done in self._resume["done"].items():  # of more or fewer rounds, perhaps
+                self.done[phase] = [*done, *self.done[phase]][: settings.rounds]
             self.model.lm.load_state_dict(self._resume["model"])
             for layer, gate in self.model.gates.items():
                 gate.data.copy_(self._resume["gates"][str(layer)])
@@ -171,9 +172,10 @@ class Trainer:
     def _optimizers(self, phase: Phase, again: int) -> tuple[MasterAdamW, MasterAdamW | None]:
         optimizer = MasterAdamW(freeze(self.model, phase), self.settings.weight_decay)
         gates = None
+        for gate in self.model.gates.values():
+            gate.requires_grad_(phase == "memory")
+            gate.grad = None  # an earlier round's
         if phase == "memory":
-            for gate in self.model.gates.values():
-                gate.requires_grad_(True)
             gates = MasterAdamW(self.model.gates.values(), 0.0)  # type: ignore[arg-type]
         if self._resume.get("phase") == [phase, again] and self.done[phase][again]:
             optimizer.restore(self._resume["optimizer"])

@@ -132,6 +132,7 @@ def test_the_prior_of_a_chunk_falls_with_its_distance_from_the_best() -> None:
     assert log_priors([0.25, 0.5, 0.375]) == [-7.0, 0.0, -3.5]
     assert log_priors([0.0, 0.0]) == [0.0, 0.0], "without any, all are alike"
     assert log_priors([]) == []
+    assert log_priors([0.5, -0.2]) == [0.0, -14.0], "opposite is no less relevant than unrelated"
 
 
 def test_cosines_and_shared_words_make_the_prior(bank: MemoryBank) -> None:
@@ -145,6 +146,10 @@ def test_cosines_and_shared_words_make_the_prior(bank: MemoryBank) -> None:
     assert plain["near @10"] == 0.0 > plain["quagga @40"] == plain["okapi @40"]
     worded = priors("east quagga")
     assert plain["okapi @40"] == worded["okapi @40"] < worded["quagga @40"] < 0.0
+    many = " ".join(f"quagga{n}" for n in range(20))
+    bank.add(ALICE, [draft(f"{many} @59")])
+    long = priors(f"east {many}")
+    assert max(long, key=long.__getitem__) == "near @10", "many words are worth 0.3 at most"
 
 
 def test_without_vectors_words_make_the_prior() -> None:

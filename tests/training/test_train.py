@@ -14,7 +14,8 @@ from memlong_agent.testing import tiny_checkpoint
 from memlong_agent.training import retrieved
 from memlong_agent.training import train as room
 from memlong_agent.training.batches import Row, grouped
-from memlong_agent.training.train import TrainSettings, train
+from memlong_agent.training.step import PHASES
+from memlong_agent.training.train import Trainer, TrainSettings, train
 
 SMALL = TrainSettings(
     hidden_size=32, layers=4, heads=2, feed_forward=32, batch_rows=2, base_steps=3, memory_steps=1,
@@ -52,6 +53,18 @@ def test_a_later_round_has_half_the_steps_at_half_the_rate(out: Path) -> None:
     before = (out / "training_log.jsonl").read_text()
     train(out, settings)
     assert (out / "training_log.jsonl").read_text() == before, "a finished run has nothing to do"
+
+
+def test_a_finished_run_goes_on_with_another_round_and_stale_gradients_go(out: Path) -> None:
+    train(out, SMALL)
+    settings = SMALL.replace(rounds=2)
+    trainer = Trainer(out, settings)
+    for phase in PHASES:
+        trainer.run(phase, 0)  # done already
+    trainer.run("base", 1)
+    gates = trainer.model.gates.values()
+    assert all(gate.grad is None and not gate.requires_grad for gate in gates)
+    assert _steps(out)[4:] == [("base", 1)]
 
 
 def test_an_interrupted_run_goes_on_and_makes_a_usable_model(
