@@ -8,9 +8,11 @@ training-free per-layer layout.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +26,8 @@ from memlong_agent.model.seam import ATTENTION, MemoryModel, register_attention
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 SIDECAR = "memlong.json"
+_LOADING = threading.Lock()
+_IN_USE: WeakValueDictionary[str, Any] = WeakValueDictionary()  # models that some bank reads
 _MOVING_ROPE = ("dynamic", "longrope")  # change their frequencies with the length
 
 
@@ -36,6 +40,9 @@ def load_model(
 ) -> tuple[MemoryModel, Tokenizer, PositionPolicy]:
     """Model, tokenizer and default position policy of a checkpoint.
 
+    Weights that are in use in this process already are not loaded again: they are only read, so
+    any number of banks may share them. Files that changed meanwhile are loaded.
+
     `device` defaults to CUDA when there is one; `dtype` to the checkpoint's own. `model_kwargs`
     (`device_map`, `quantization_config`, `revision`, `trust_remote_code`) go to transformers.
     Raises UnsupportedModelError for unknown names and architectures without full attention.
@@ -46,6 +53,24 @@ def load_model(
     config = _read(AutoConfig, name, **hub)
     check_supported(config, str(name))
     register_attention()
+    key = repr((_version_of(name), device, str(dtype), sorted(model_kwargs.items(), key=str)))
+    with _LOADING:
+        lm = _IN_USE.get(key)
+        if lm is None:
+            lm = _weights(name, config, device, dtype, model_kwargs)
+            _IN_USE[key] = lm
+    sidecar = read_sidecar(Path(name)) if Path(name).is_dir() else {}
+    layout, gates, policy = _memory_of(sidecar, config, lm.device)
+    return MemoryModel(lm, layout, gates), _read(AutoTokenizer, name, **hub), policy
+
+
+def _weights(
+    name: str | Path,
+    config: PreTrainedConfig,
+    device: str | None,
+    dtype: torch.dtype | str | None,
+    model_kwargs: Mapping[str, Any],
+) -> Any:
     lm = _read(
         AutoModelForCausalLM,
         name,
@@ -56,10 +81,16 @@ def load_model(
     )
     if "device_map" not in model_kwargs:
         lm = _moved(lm, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    lm.eval().requires_grad_(False)
-    sidecar = read_sidecar(Path(name)) if Path(name).is_dir() else {}
-    layout, gates, policy = _memory_of(sidecar, config, lm.device)
-    return MemoryModel(lm, layout, gates), _read(AutoTokenizer, name, **hub), policy
+    return lm.eval().requires_grad_(False)
+
+
+def _version_of(name: str | Path) -> object:
+    """A hub name, or a folder with the sizes and times of its files."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return str(name)
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    return str(folder.resolve()), [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
 def check_supported(config: PreTrainedConfig, name: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from memlong_agent import ConfigError, MemLong
 from memlong_agent.memlong import shared
+from memlong_agent.testing import tiny_checkpoint
 
 
 @pytest.fixture
@@ -90,3 +91,16 @@ def test_an_option_that_cannot_be_compared_stands_for_itself_as_long_as_it_is_kn
     del option
     gc.collect()
     assert known() is not None
+
+
+def test_banks_share_weights_until_the_files_change(tmp_path: Path, opened: list[MemLong]) -> None:
+    def weights(**options: object) -> object:
+        opened.append(MemLong(folder, ":memory:", embedder="hash", **options))
+        return opened[-1].engine.model.lm
+
+    folder = tiny_checkpoint(tmp_path / "model")
+    lm = weights()
+    assert weights(top_k=2) is lm
+    assert weights(dtype="bfloat16") is not lm
+    tiny_checkpoint(folder, seed=5)
+    assert weights() is not lm
