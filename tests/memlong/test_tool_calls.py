@@ -64,8 +64,8 @@ def prompt(ml: MemLong, template: str | None, *messages: dict[str, Any]) -> tupl
     """The two parts of the prompt as text."""
     ml.engine.tokenizer.chat_template = template
     asked = conversation(messages)
-    parts = ChatText(ml.engine, [WEATHER]).prompt(asked.system, asked.without(0))
-    return tuple(map(ml.engine.tokenizer.decode, parts))  # type: ignore[return-value]
+    first, rest = ChatText(ml.engine, [WEATHER]).prompt(asked.system, asked.without(0))
+    return ml.engine.tokenizer.decode(first), ml.engine.tokenizer.decode(rest)
 
 
 @pytest.mark.parametrize("template", [QWEN, LLAMA, NO_TOOLS, None])

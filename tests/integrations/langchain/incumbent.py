@@ -33,7 +33,9 @@ def pipeline() -> HuggingFacePipeline:
     )
 
 
-class TestIncumbentUnit(ChatModelUnitTests):
+class Incumbent:
+    """What both suites are told of it."""
+
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatHuggingFace
@@ -43,15 +45,11 @@ class TestIncumbentUnit(ChatModelUnitTests):
         return {"llm": pipeline()}
 
 
-class TestIncumbentIntegration(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatHuggingFace
+class TestIncumbentUnit(Incumbent, ChatModelUnitTests):
+    pass
 
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"llm": pipeline()}
 
+class TestIncumbentIntegration(Incumbent, ChatModelIntegrationTests):
     @property
     def supports_json_mode(self) -> bool:
         return True
