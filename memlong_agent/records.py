@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
 from memlong_agent.config import Frozen
+
+_ROLE_BORDER = re.compile(r"(?:^|\n)(?:User|Assistant): ")
 
 
 class Memory(Frozen):
@@ -40,6 +43,15 @@ class Recall(Frozen):
     created_at: datetime
     attention_mass: float | None = None
     """Share of the last prompt token's attention, mean over heads and retrieval layers."""
+
+    def stands_in(self, prompt: str) -> bool:
+        """Whether a prompt shows it already: what each side said in it, wherever that stands."""
+        return all(part in prompt for part in said(self.text))
+
+
+def said(text: str) -> list[str]:
+    """What each side said in the text of a chunk, without the roles before it."""
+    return [part for part in map(str.strip, _ROLE_BORDER.split(text)) if part]
 
 
 class Usage(Frozen):

@@ -98,7 +98,7 @@ class MemLongMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             return request
         prompt = "\n".join(text_of(message) for message in request.messages)
         found = self._chat.memlong().memories(**ids).search(question, top_k=self._k)
-        told = [recall.text for recall in found if not _stands_in(prompt, recall.text)]
+        told = [recall.text for recall in found if not recall.stands_in(prompt)]
         if not told:
             return request
         before = [request.system_message.text] if request.system_message else []
@@ -115,11 +115,6 @@ class MemLongMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             return
         if reply := text_of(final).strip():
             self._chat.memlong().memories(**ids).add_turn(said, reply)
-
-
-def _stands_in(prompt: str, memory: str) -> bool:
-    """Whether the prompt holds a memory already: what the user said in it, and the answer."""
-    return all(part.strip() in prompt for part in memory.split("\nAssistant: "))
 
 
 def _newest(messages: Sequence[AnyMessage], most: int | None) -> list[AnyMessage]:

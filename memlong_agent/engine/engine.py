@@ -19,9 +19,9 @@ from memlong_agent.config import Sampling, Settings
 from memlong_agent.engine.constraint import Constraint, Vocabulary
 from memlong_agent.engine.sampling import Sampler
 from memlong_agent.kv import KVChunk
-from memlong_agent.memory import Hit, MemoryBank, recall_record, said
+from memlong_agent.memory import Hit, MemoryBank, recall_record
 from memlong_agent.model import MemoryModel, Placement
-from memlong_agent.records import Recall
+from memlong_agent.records import Recall, said
 from memlong_agent.storage import Owner, StoredChunk
 
 

@@ -10,7 +10,6 @@ from memlong_agent.memory.carriers import (
     Written,
     mean_vectors,
     recall_record,
-    said,
 )
 from memlong_agent.memory.evict import victims
 from memlong_agent.memory.items import Accept, ItemBank
@@ -26,6 +25,5 @@ __all__ = [
     "log_priors",
     "mean_vectors",
     "recall_record",
-    "said",
     "victims",
 ]

@@ -6,7 +6,6 @@ no index.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,10 +16,8 @@ import numpy as np
 from memlong_agent.chunking import ChunkText
 from memlong_agent.embedding import Vectors
 from memlong_agent.kv import KVChunk
-from memlong_agent.records import Memory, Recall
+from memlong_agent.records import Memory, Recall, said
 from memlong_agent.storage import NewChunk, NewMemory, StoredChunk, StoredMemory
-
-_ROLE_BORDER = re.compile(r"(?:^|\n)(?:User|Assistant): ")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,14 +81,10 @@ class Hit:
     """What the chunk adds to its attention logits: 0 for the best by cosine and shared words."""
 
 
-def said(text: str) -> list[str]:
-    """What each side said in a chunk of an exchange; its role stands before it, the first one's in
-    the header."""
-    return [part for part in map(str.strip, _ROLE_BORDER.split(text)) if part]
-
-
 def mean_vectors(vectors: Vectors, counts: Sequence[int]) -> Vectors:
-    """The unit mean (N, E) of the first `counts[0]` rows, the next `counts[1]`, and so on; none 0.
+    """Unit means (N, E) of rows (P, E): of the first `counts[0]`, the next `counts[1]`, and so on.
+
+    N is the number of counts, none of which may be 0; P is their sum.
 
     Every part of a chunk pulls its vector alike, so that a question is as near to a short message
     as to the long reply beside it. Among a life's memories and a novel MiniLM then ranks the right

@@ -114,10 +114,11 @@ class MemLongMemoryBlock(Careful, BaseMemoryBlock[str]):
     def _recalled(self, session_id: str | None, question: str, present: Sequence[str]) -> str:
         """Memories that are not in the prompt already, best first, one to a line or more."""
         found = self._memories(session_id).search(question, top_k=self.top_k)
+        prompt = "\n".join(present)
         return "\n".join(
             f"[{each.created_at:%Y-%m-%d %H:%M}] {each.text}"
             for each in found
-            if not _stands_in(present, each.text)
+            if not each.stands_in(prompt)
         )
 
     def _remember(self, session_id: str | None, turns: Sequence[_Turn]) -> None:
@@ -175,9 +176,3 @@ def _turns(messages: Sequence[ChatMessage]) -> list[_Turn]:
                 turns.append(_Turn())
             turns[-1].answer = text.strip()
     return turns
-
-
-def _stands_in(present: Sequence[str], memory: str) -> bool:
-    """Whether the prompt shows a memory already: what the user said in it, and the answer."""
-    said = [part.strip() for part in memory.split("\nAssistant: ")]
-    return all(any(part in text for text in present) for part in said)
