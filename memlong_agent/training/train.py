@@ -16,7 +16,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -184,16 +184,18 @@ class Trainer:
         return optimizer, gates
 
     def _curriculum(self, phase: Phase, again: int) -> Curriculum:
-        if phase == "base" and not again:
-            return Curriculum(self.encoder, self.prose)
+        first = phase == "base" and not again
+        return Curriculum(self.encoder, self.prose, () if first else self._retrieved)
+
+    @cached_property
+    def _retrieved(self) -> list[Sample]:
+        """As many as the longest stretch draws, made once."""
         from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
 
-        seed, rows = (
-            self.settings.seed,
-            self.settings.steps(phase, again) * self.settings.batch_rows,
-        )
-        retrieved = retrieved_samples(seed, self.prose, math.ceil(RETRIEVED * rows))
-        return Curriculum(self.encoder, self.prose, retrieved)
+        settings = self.settings
+        later = settings.steps("base", 1) if settings.rounds > 1 else 0
+        rows = max(later, settings.steps("memory", 0)) * settings.batch_rows
+        return retrieved_samples(settings.seed, self.prose, math.ceil(RETRIEVED * rows))
 
     def _batches(self, phase: Phase, again: int) -> Iterator[Batch]:
         """Batches of windows of like length, in random order: padding costs as much as text."""
