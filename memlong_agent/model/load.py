@@ -26,7 +26,8 @@ from memlong_agent.model.seam import ATTENTION, MemoryModel, register_attention
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 SIDECAR = "memlong.json"
-_LOADING = threading.Lock()
+_GUARD = threading.Lock()
+_LOADING: dict[str, threading.Lock] = {}  # one each, so that loading one holds up no other
 _IN_USE: WeakValueDictionary[str, Any] = WeakValueDictionary()  # models that some bank reads
 _MOVING_ROPE = ("dynamic", "longrope")  # change their frequencies with the length
 
@@ -54,7 +55,9 @@ def load_model(
     check_supported(config, str(name))
     register_attention()
     key = repr((_version_of(name), device, str(dtype), sorted(model_kwargs.items(), key=str)))
-    with _LOADING:
+    with _GUARD:
+        loading = _LOADING.setdefault(key, threading.Lock())
+    with loading:
         lm = _IN_USE.get(key)
         if lm is None:
             lm = _weights(name, config, device, dtype, model_kwargs)

@@ -152,8 +152,11 @@ class MemoryModel:
     ) -> RecalledMemory | None:
         """Chunks in time order, placed for one request; None when there are none.
 
-        `log_priors` gives each chunk what is added to the logits of its keys; none is 0 for all.
+        `log_priors` gives each chunk what is added to the logits of its keys, in nats; none is 0
+        for all. Raises ValueError when there are neither none nor as many as chunks.
         """
+        if len(log_priors) not in (0, len(chunks)):
+            raise ValueError(f"{len(log_priors)} log-priors for {len(chunks)} chunks")
         if not chunks:
             return None
         bias = None
