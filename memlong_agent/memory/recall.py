@@ -26,7 +26,7 @@ _CERTAIN = 0.5
 _WIDER = 4
 # Nats that a chunk of no relevance is behind the best. memlong-tiny, four times 100 facts among a
 # novel: 94, 93, 93, 93 right at 0; 97, 100, 98, 96 at 8; 97, 100, 99, 96 at 14.
-_PRIOR = 14.0
+PRIOR = 14.0
 # Of the lexical score, beside the cosine. The most relevant candidate is then the right one for 738
 # of 780 questions (600 among a novel: 591); for 733 by the cosine alone, for 659 by fused rank.
 _WORDS = 0.01
@@ -142,7 +142,7 @@ def log_priors(relevances: Sequence[float]) -> list[float]:
     best = max(relevances, default=0.0)
     if best <= 0:
         return [0.0] * len(relevances)
-    return [_PRIOR * (max(relevance, 0.0) / best - 1) for relevance in relevances]
+    return [PRIOR * (max(relevance, 0.0) / best - 1) for relevance in relevances]
 
 
 def _found(
