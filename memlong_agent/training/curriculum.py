@@ -33,7 +33,7 @@ STAGES = (
 )
 LATE = Stage(1 << 30, MAX_MEMORIES, 0.08, 24)  # 24 turns fill a live window of 1,024 tokens
 MEMORY = Stage(1 << 30, MAX_MEMORIES, 0.06, 24)  # the memory phase
-RETRIEVED = 0.35  # of rows, once there are such: what the real embedder finds
+RETRIEVED = (0.35, 0.35, 0.6)  # of rows, by round: what the real embedder finds
 FEW = 0.5  # of the other rows: 1 to 3 memories, as many as recall mostly keeps
 EVERYDAY = 0.35  # of the other rows: hand-written wordings whose question shares few words
 
@@ -42,13 +42,18 @@ class Curriculum:
     """Draws rows; the same generator, phase and step give the same row."""
 
     def __init__(
-        self, encoder: Encoder, prose: Sequence[str], retrieved: Sequence[Sample] = ()
+        self,
+        encoder: Encoder,
+        prose: Sequence[str],
+        retrieved: Sequence[Sample] = (),
+        share: float = 0.0,
     ) -> None:
-        self._encoder, self._prose, self._retrieved = encoder, prose, retrieved
+        self._encoder, self._prose = encoder, prose
+        self._retrieved, self._share = retrieved, share
 
     def row(self, rng: random.Random, phase: Phase, step: int) -> Row:
         """One row of `phase` at `step`."""
-        if self._retrieved and rng.random() < RETRIEVED:
+        if rng.random() < self._share:
             return self._encoder.row(rng.choice(self._retrieved), rng)
         stage = MEMORY if phase == "memory" else next((s for s in STAGES if step < s.until), LATE)
         if rng.random() < EVERYDAY:

@@ -19,17 +19,18 @@ from memlong_agent.training.everyday import Telling, tellings
 from memlong_agent.training.facts import make_facts
 from memlong_agent.training.restate import restated
 
-WORLDS, FACTS, EVERYDAY, PROSE, TOP_K = 60, 60, 30, 400, 8
+WORLDS, FACTS, EVERYDAY, PROSE, TOP_K = 65, 100, 40, 800, 8
 
 
-def retrieved_samples(seed: int, prose: Sequence[str], wanted: int) -> list[Sample]:
+def retrieved_samples(seed: int, again: int, prose: Sequence[str], wanted: int) -> list[Sample]:
     """`wanted` questions or a few more, each over the nearest of its world and of prose.
 
-    At most `WORLDS x (FACTS + EVERYDAY)`, for they take MiniLM a minute or two.
+    At most `WORLDS x (FACTS + EVERYDAY)`, for they take MiniLM some minutes; those of another
+    round (`again`) are others.
     A question whose own fact is not among them keeps it out: the reply is then an abstention.
     """
     embedder = minilm()
-    rng = random.Random(f"{seed}-retrieved")
+    rng = random.Random(f"{seed}-{again}-retrieved")
     documents = [
         MemoryText("document", "", "", text, n + 1)
         for n, text in enumerate(rng.sample(list(prose), PROSE))
@@ -37,7 +38,8 @@ def retrieved_samples(seed: int, prose: Sequence[str], wanted: int) -> list[Samp
     prose_vectors = embedder.embed_texts([memory.text for memory in documents])  # (PROSE, E)
     samples = []
     for world in range(min(WORLDS, -(-wanted // (FACTS + EVERYDAY)))):
-        facts = make_facts(FACTS, seed=seed * 1000 + world, split="train", wordings="train")
+        number = seed * 1000 + again * WORLDS + world
+        facts = make_facts(FACTS, seed=number, split="train", wordings="train")
         told = [Telling(fact.tell, fact.ask, fact.answer) for fact in facts]
         told += tellings(rng, "train", EVERYDAY, "train")
         rng.shuffle(told)

@@ -16,7 +16,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ _CHECKPOINT, _LOG = "checkpoint.pt", "training_log.jsonl"
 _HEADED = f"{PREAMBLE}[2026-11-20 14:05] User: "
 _TOKENIZER_SAMPLES = 12_000
 _DEV_ROWS = 96
+_Dev = dict[str, Batch]
 _POOL = 12  # batches whose rows are sorted by length together
 
 
@@ -69,8 +70,8 @@ class TrainSettings(Frozen):
     batch_rows: int = Field(32, ge=1)
     base_steps: int = Field(4000, ge=0)
     memory_steps: int = Field(600, ge=0)
-    rounds: int = Field(2, ge=1)
-    """Times that both phases are run; each round has half the steps and rates of the one before."""
+    rounds: int = Field(3, ge=1)
+    """Times that both phases are run; those after the first have half its steps and rates."""
     base_rate: float = Field(2e-3, gt=0)
     memory_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(150, ge=1)
@@ -81,11 +82,11 @@ class TrainSettings(Frozen):
 
     def steps(self, phase: Phase, again: int) -> int:
         """Steps of a phase in its round `again`, counted from 0."""
-        return (self.base_steps if phase == "base" else self.memory_steps) >> again
+        return (self.base_steps if phase == "base" else self.memory_steps) >> min(again, 1)
 
     def rate(self, phase: Phase, again: int) -> float:
         """The highest learning rate of a phase in its round `again`."""
-        return (self.base_rate if phase == "base" else self.memory_rate) * 0.5**again
+        return (self.base_rate if phase == "base" else self.memory_rate) * 0.5 ** min(again, 1)
 
 
 def train(out: Path, settings: TrainSettings, *, threads: int | None = None) -> dict[str, float]:
@@ -111,6 +112,7 @@ class Trainer:
         self.model = new_model(settings, len(self.tokenizer))
         self.done: dict[str, list[int]] = {phase: [0] * settings.rounds for phase in PHASES}
         self._resume: dict[str, Any] = {}
+        self._pools: dict[int, list[Sample]] = {}  # by round
         checkpoint = out / _CHECKPOINT
         if checkpoint.exists():
             self._resume = torch.load(checkpoint, weights_only=True)
@@ -144,9 +146,8 @@ class Trainer:
             done[again] += 1
             seen += loss.item()
             if done[again] % settings.check_every == 0 or done[again] == total:
-                scores = self._scores(dev)
                 mean = seen / (((done[again] - 1) % settings.check_every) + 1)
-                self._note(phase, again, mean, norm, time.monotonic() - started, scores)
+                self._note(phase, again, mean, norm, time.monotonic() - started, dev)
                 self._save(phase, again, optimizer, gates)
                 seen = 0.0
 
@@ -184,18 +185,22 @@ class Trainer:
         return optimizer, gates
 
     def _curriculum(self, phase: Phase, again: int) -> Curriculum:
-        first = phase == "base" and not again
-        return Curriculum(self.encoder, self.prose, () if first else self._retrieved)
+        if phase == "base" and not again:
+            return Curriculum(self.encoder, self.prose)
+        share = RETRIEVED[min(again, len(RETRIEVED) - 1)]
+        return Curriculum(self.encoder, self.prose, self._retrieved(again, share), share)
 
-    @cached_property
-    def _retrieved(self) -> list[Sample]:
-        """As many as the longest stretch draws, made once."""
-        from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
+    def _retrieved(self, again: int, share: float) -> list[Sample]:
+        """As many as the longest stretch of the round draws, made once."""
+        if again not in self._pools:
+            from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
 
-        settings = self.settings
-        later = settings.steps("base", 1) if settings.rounds > 1 else 0
-        rows = max(later, settings.steps("memory", 0)) * settings.batch_rows
-        return retrieved_samples(settings.seed, self.prose, math.ceil(RETRIEVED * rows))
+            phases = PHASES if again else PHASES[1:]
+            steps = max(self.settings.steps(phase, again) for phase in phases)
+            wanted = math.ceil(share * steps * self.settings.batch_rows)
+            seed = self.settings.seed
+            self._pools[again] = retrieved_samples(seed, again, self.prose, wanted)
+        return self._pools[again]
 
     def _batches(self, phase: Phase, again: int) -> Iterator[Batch]:
         """Batches of windows of like length, in random order: padding costs as much as text."""
@@ -214,7 +219,7 @@ class Trainer:
     def _collate(self, rows: Sequence[Row]) -> Batch:
         return collate(rows, self.encoder.preamble, self.tokenizer.pad_token_id)
 
-    def _dev(self) -> dict[str, Batch]:
+    def _dev(self) -> _Dev:
         """Questions with values that training never shows, and but for one set its wordings."""
         found = {}
         sets: tuple[tuple[str, Callable[[random.Random], Sample]], ...] = (
@@ -235,7 +240,7 @@ class Trainer:
     def _dev_sample(self, wordings: Wordings, rng: random.Random) -> Sample:
         return make_sample(rng, split="test", wordings=wordings, prose=self.prose)
 
-    def _scores(self, dev: dict[str, Batch]) -> dict[str, float]:
+    def _scores(self, dev: _Dev) -> dict[str, float]:
         scores = {}
         for name, batch in dev.items():
             for memory in (True, False):
@@ -244,23 +249,12 @@ class Trainer:
         return scores
 
     def _note(
-        self,
-        phase: Phase,
-        again: int,
-        loss: float,
-        norm: float,
-        seconds: float,
-        scores: dict[str, float],
+        self, phase: Phase, again: int, loss: float, norm: float, seconds: float, dev: _Dev
     ) -> None:
-        record = {
-            "round": again,
-            "phase": phase,
-            "step": self.done[phase][again],
-            "loss": round(loss, 4),
-            "gradient_norm": round(norm, 3),
-            "seconds": round(seconds, 1),
-            **scores,
-        }
+        step = self.done[phase][again]
+        record: dict[str, Any] = {"round": again, "phase": phase, "step": step}
+        record |= {"loss": round(loss, 4), "gradient_norm": round(norm, 3)}
+        record |= {"seconds": round(seconds, 1), **self._scores(dev)}
         with (self.out / _LOG).open("a") as log:
             log.write(json.dumps(record) + "\n")
         _log.info("%s", json.dumps(record))
