@@ -84,6 +84,8 @@ class NewMemory:
     recallable: bool = True
     pending: str | None = None
     """Turn that is still running; no `message_id` and no role `document` with it."""
+    turn: str | None = None
+    """Turn that wrote it; what that turn recalled is mentioned in it."""
     id: str | None = None
     """32 hexadecimal digits, for import and rebuild; default: random."""
 
@@ -107,6 +109,7 @@ class StoredMemory:
     superseded_by: str | None
     recallable: bool
     pending: str | None
+    turn: str | None
     tokens: int
     """Tokens of all chunks, headers included."""
     chunk_pks: tuple[int, ...]

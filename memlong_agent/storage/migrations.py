@@ -105,6 +105,26 @@ def m001_create(conn: Connection) -> None:
     conn.execute(insert(models.meta), rows)
 
 
+_M002 = """
+ALTER TABLE memories ADD COLUMN turn TEXT;
+ALTER TABLE owners ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recalls ADD COLUMN memory_pk INTEGER REFERENCES memories (pk) ON DELETE SET NULL;
+UPDATE recalls SET memory_pk = (SELECT memory_pk FROM chunks WHERE chunks.pk = recalls.chunk_pk);
+CREATE INDEX memories_by_turn ON memories (owner_id, turn) WHERE turn IS NOT NULL;
+CREATE INDEX memories_by_end ON memories (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX recalls_by_memory ON recalls (memory_pk) WHERE memory_pk IS NOT NULL;
+"""
+
+
+def m002_forget(conn: Connection) -> None:
+    """Which turn wrote an exchange, which memories a turn recalled, how often an owner forgot.
+
+    Exchanges of before have no turn, so they are never among the mentions of what is forgotten.
+    """
+    for statement in filter(str.strip, _M002.split(";\n")):
+        conn.exec_driver_sql(statement)
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """One step; `name` repeats the number so that the record reads on its own."""
@@ -114,7 +134,10 @@ class Migration:
     apply: Callable[[Connection], None]
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "m001_create", m001_create),)
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "m001_create", m001_create),
+    Migration(2, "m002_forget", m002_forget),
+)
 
 
 def applied(conn: Connection) -> list[str]:

@@ -70,6 +70,8 @@ owners = Table(
     # Kept by writes.py with every chunk: counting 1e5 rows for each query would cost 2 ms.
     Column("chunks", Integer, nullable=False, default=0),
     Column("tokens", Integer, nullable=False, default=0),
+    # How often memories were forgotten or changed; live windows are not older than this.
+    Column("forgotten", Integer, nullable=False, default=0),
 )
 sessions = Table(
     "sessions",
@@ -99,6 +101,7 @@ memories = Table(
     Column("recallable", Boolean, nullable=False),
     Column("pending", Text),
     Column("pending_at", Utc),
+    Column("turn", Text),  # that wrote this exchange; recalls.turn says what it recalled
 )
 chunks = Table(
     "chunks",
@@ -147,6 +150,8 @@ recalls = Table(
     Column("score", Float, nullable=False),
     Column("attention_mass", Float),
     Column("at", Utc, nullable=False),
+    # Outlives the chunk: an update gives a memory other chunks.
+    _ref("memory_pk", "memories.pk", "SET NULL"),
 )
 items = Table(
     "items",

@@ -328,6 +328,7 @@ def _memory(row: Any, owned: list[tuple[int, int]]) -> StoredMemory:
         superseded_by=row.newer_id,
         recallable=row.recallable,
         pending=row.pending,
+        turn=row.turn,
         tokens=sum(tokens for _, tokens in owned),
         chunk_pks=tuple(pk for pk, _ in owned),
     )

@@ -195,13 +195,15 @@ def record_recalls(
     """One row for each chunk and turn, the last call wins; the counter rises with the first."""
     mine = chunks.c.owner_id == owner
     for mark in marks:
-        if conn.scalar(select(chunks.c.pk).where(mine, chunks.c.pk == mark.pk)) is None:
+        memory_pk = conn.scalar(select(chunks.c.memory_pk).where(mine, chunks.c.pk == mark.pk))
+        if memory_pk is None:
             continue  # forgotten or evicted since it was recalled
         key = {"owner_id": owner, "turn": turn, "chunk_pk": mark.pk}
         values = {"rank": mark.rank, "score": mark.score, "attention_mass": mark.attention_mass}
         this = [recalls.c[name] == value for name, value in key.items()]
         again = conn.execute(update(recalls).where(*this).values(**values, at=now)).rowcount
         if not again:
+            values["memory_pk"] = memory_pk
             conn.execute(insert(recalls).values(**key, **values, at=now))
         changes = {"counter": chunks.c.counter + (0 if again else 1), "last_recalled_at": now}
         conn.execute(update(chunks).where(chunks.c.pk == mark.pk).values(changes))
@@ -235,6 +237,7 @@ def _values(item: Prepared, session: int | None, now: datetime) -> dict[str, Any
         "recallable": new.recallable,
         "pending": new.pending,
         "pending_at": None if new.pending is None else now,
+        "turn": new.turn,
     }
 
 
