@@ -10,7 +10,8 @@ MemLongError
 └── StoreError                the bank folder cannot be read or written
     ├── StoreVersionError     written by a newer or an older version of memlong-agent
     ├── StoreCorruptError     a file is damaged: names it, what was expected and what was found
-    └── StoreLockedError      another process kept the bank busy past the timeout
+    ├── StoreLockedError      another process kept the bank busy past the timeout
+    └── StoreKeyError         an encrypted bank without its key, or with a wrong one
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class StoreCorruptError(StoreError):
 
 class StoreLockedError(StoreError):
     """Another process kept the bank busy past the timeout."""
+
+
+class StoreKeyError(StoreError):
+    """The bank is encrypted, and no key or a wrong one was given; or a key for a plain bank."""
 
 
 class ArchiveError(MemLongError):
