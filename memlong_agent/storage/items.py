@@ -9,13 +9,24 @@ embedder, no filter and no framework. An expired item is never given out.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from memlong_agent.errors import ConfigError
@@ -64,6 +75,9 @@ class StoredItem:
     updated_at: datetime
     expires_at: datetime | None
     bound: Binding | None
+    ttl_s: float | None = None
+    owner: Owner | None = None
+    """Whose it is; an owner keeps an item whose memory was evicted."""
     vectors: Matrix | None = None  # (n * E,)
     """Its vectors one after another, if they were asked for."""
 
@@ -169,6 +183,43 @@ def delete_owned(conn: Connection, owner_pk: int) -> None:
     conn.execute(delete(items).where(items.c.owner_id == owner_pk))
 
 
+def exported(
+    conn: Connection, tenant: str, owner_pk: int | None, now: datetime
+) -> Iterator[StoredItem]:
+    """The living items of one owner, or of a whole tenant, with their vectors, oldest first."""
+    query = _query(vectors=True).where(items.c.tenant == tenant, _alive(now))
+    if owner_pk is not None:
+        query = query.where(items.c.owner_id == owner_pk)
+    after = 0
+    while rows := conn.execute(
+        query.where(items.c.pk > after).order_by(items.c.pk).limit(100)
+    ).all():
+        yield from map(_stored, rows)
+        after = rows[-1].pk
+
+
+def restored(
+    conn: Connection, tenant: str, item: StoredItem, owner_pk: int | None, memory_pk: int | None
+) -> bool:
+    """Write an item as it was, times included; False if it is there already.
+
+    ConfigError if another value is under its key.
+    """
+    place = _place(tenant, item.namespace, item.key)
+    found = _first(conn, tenant, item.namespace, item.key)
+    if found is not None:
+        if found.value != item.value:
+            raise ConfigError(
+                f"Another item is under {item.key!r} in {list(item.namespace)} already"
+            )
+        return False
+    new = NewItem(item.namespace, item.key, item.value, item.vectors, item.ttl_s)
+    times = {name: getattr(item, name) for name in ("created_at", "updated_at", "expires_at")}
+    bound = {"owner_id": owner_pk, "memory_pk": memory_pk}
+    conn.execute(insert(items).values(**place, **_values(new), **times, **bound))
+    return True
+
+
 def _text(namespace: Namespace) -> str:
     wrong = [each for each in namespace if each.isspace() or min(each, default="") < " "]
     wrong += [label for label in namespace if not _stores(label)]
@@ -259,9 +310,10 @@ def _below(prefix: Namespace) -> ColumnElement[bool]:
 
 def _stored(row: Row[Any]) -> StoredItem:
     blob = getattr(row, "vectors", None)
+    owner = None if row.kind is None else Owner(row.owner_tenant, row.kind, row.name)
     bound = None
-    if row.memory_id is not None and row.kind is not None:
-        bound = Binding(Owner(row.owner_tenant, row.kind, row.name), row.memory_id)
+    if row.memory_id is not None and owner is not None:
+        bound = Binding(owner, row.memory_id)
     return StoredItem(
         pk=row.pk,
         namespace=_labels(row.namespace),
@@ -271,5 +323,7 @@ def _stored(row: Row[Any]) -> StoredItem:
         updated_at=row.updated_at,
         expires_at=row.expires_at,
         bound=bound,
+        ttl_s=row.ttl_s,
+        owner=owner,
         vectors=None if blob is None else np.frombuffer(blob, "<f4"),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,11 @@ from typing import Self
 
 from sqlalchemy import delete, update
 
-from memlong_agent.errors import IncompatibleMemoryError, MemLongError, StoreError
+from memlong_agent.errors import IncompatibleMemoryError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import migrations, reads, upkeep, writes
+from memlong_agent.storage.archive import Archives
 from memlong_agent.storage.base import (
     NewMemory,
     Owner,
@@ -56,6 +57,7 @@ class Storage(Reader):
     ) -> None:
         super().__init__(db, blobs, Fts5Lexical(), clock, grace_s)
         self.items = ItemStore(db, clock)
+        self.archives = Archives(db, blobs, self._lexical, clock)
         try:
             migrations.prepare(db, clock(), upgrade=upgrade)
             with db.scope() as conn:
@@ -284,16 +286,8 @@ class Storage(Reader):
                 items.append(writes.Prepared(memory, mine, digest, made_at))
             yield items
         except BaseException:
-            self._withdraw([ref.blob_id for ref in refs])
+            upkeep.withdraw(self._db, self._blobs, [ref.blob_id for ref in refs])
             raise
-
-    def _withdraw(self, blob_ids: Sequence[str]) -> None:
-        # Ask first: an interrupt may arrive just after the commit, and then these have rows.
-        # What cannot be asked or removed now is a stray for the sweep.
-        with suppress(MemLongError):
-            with self._db.scope() as conn:
-                kept = reads.known_blobs(conn, blob_ids)
-            self._blobs.remove(set(blob_ids) - kept)
 
     def _drop_replaced(self, blob_ids: Sequence[str]) -> None:
         try:
