@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Table, delete, exists, func, insert, select, 
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from memlong_agent.errors import ConfigError
-from memlong_agent.storage import reads
+from memlong_agent.storage import reads, rows, seal
 from memlong_agent.storage.base import NewChunk, NewMemory, Owner, RecallMark
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
@@ -112,9 +112,9 @@ def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: dat
     found = _duplicate(conn, owner, session, item)
     if found is None:
         memory_id = item.memory.id or secrets.token_hex(16)
-        values = {"id": memory_id, "owner_id": owner, **_values(item, session, now)}
-        pk = _insert(conn, memories, values)
-        _insert_chunks(conn, lexical, owner, pk, item)
+        values = rows.memory_values(seal.of(conn), memory_id, _values(item, session, now))
+        pk = _insert(conn, memories, {"id": memory_id, "owner_id": owner, **values})
+        _insert_chunks(conn, lexical, owner, pk, memory_id, item)
         return PutResult(pk, [])
     expired = found.expires_at is not None and found.expires_at <= now
     same = hmac.compare_digest(found.text_digest, item.digest)
@@ -138,9 +138,11 @@ def rewrite(
     session = _session_pk(conn, owner, item.memory.session)
     old = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk == pk)))
     unused = remove_chunks(conn, lexical, owner, old)
-    values = {**_values(item, session, now), "superseded_by": None}
+    memory_id = conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one()
+    values = rows.memory_values(seal.of(conn), memory_id, _values(item, session, now))
+    values["superseded_by"] = None
     conn.execute(update(memories).where(memories.c.pk == pk).values(values))
-    _insert_chunks(conn, lexical, owner, pk, item)
+    _insert_chunks(conn, lexical, owner, pk, memory_id, item)
     return unused
 
 
@@ -180,13 +182,9 @@ def trim(conn: Connection, pks: Sequence[int]) -> None:
     empty = ~exists().where(chunks.c.memory_pk == memories.c.pk)
     for batch in reads.batches(pks):
         conn.execute(delete(memories).where(memories.c.pk.in_(batch), empty))
-        held = select(chunks.c.memory_pk, chunks.c.text).where(chunks.c.memory_pk.in_(batch))
-        texts: dict[int, str] = {}
-        for row in conn.execute(held.order_by(chunks.c.memory_pk, chunks.c.ordinal)):
-            texts[row.memory_pk] = texts.get(row.memory_pk, "") + row.text
-        for pk, text in texts.items():
-            change = update(memories).where(memories.c.pk == pk)
-            conn.execute(change.values(text=text, messages=None))
+        for pk, (memory_id, text) in reads.held_texts(conn, batch).items():
+            values = rows.memory_values(seal.of(conn), memory_id, {"text": text, "messages": None})
+            conn.execute(update(memories).where(memories.c.pk == pk).values(values))
 
 
 def record_recalls(
@@ -253,9 +251,10 @@ def _duplicate(conn: Connection, owner: int, session: int | None, item: Prepared
         same_session = func.ifnull(memories.c.session_id, 0) == (session or 0)
         query = query.where(same_session, memories.c.message_id == new.message_id)
     elif new.role == "document":
+        if not seal.of(conn).sealed:  # else it is in the digest
+            query = query.where(func.ifnull(memories.c.source, "") == (new.source or ""))
         query = query.where(
             memories.c.role == "document",
-            func.ifnull(memories.c.source, "") == (new.source or ""),
             func.ifnull(memories.c.ordinal, -1) == (-1 if new.ordinal is None else new.ordinal),
             memories.c.text_digest == item.digest,
         )
@@ -265,28 +264,20 @@ def _duplicate(conn: Connection, owner: int, session: int | None, item: Prepared
 
 
 def _insert_chunks(
-    conn: Connection, lexical: Lexical, owner: int, memory: int, item: Prepared
+    conn: Connection, lexical: Lexical, owner: int, memory: int, memory_id: str, item: Prepared
 ) -> None:
     made: list[tuple[int, NewChunk, BlobRef]] = []
+    cipher, files = seal.of(conn), list[dict[str, Any]]()
     for ordinal, (new, ref) in enumerate(zip(item.memory.chunks, item.refs, strict=True)):
-        values = {
-            "memory_pk": memory,
-            "owner_id": owner,
-            "ordinal": ordinal,
-            "header": new.header,
-            "text": new.text,
-            "token_ids": np.asarray(new.token_ids, "<u4").tobytes(),
-            "tokens": len(new.token_ids),
-        }
-        pk = _insert(conn, chunks, values)
+        values = {"memory_pk": memory, "owner_id": owner, "ordinal": ordinal}
+        row = rows.chunk_place(memory_id, ordinal)
+        pk = _insert(conn, chunks, {**values, **rows.chunk_values(cipher, row, new)})
+        checksum = cipher.seal_text(ref.checksum, "blobs.checksum", row)
+        files.append(
+            {"chunk_pk": pk, "blob_id": ref.blob_id, "nbytes": ref.nbytes, "checksum": checksum}
+        )
         made.append((pk, new, ref))
-    conn.execute(
-        insert(blobs),
-        [
-            {"chunk_pk": pk, "blob_id": r.blob_id, "nbytes": r.nbytes, "checksum": r.checksum}
-            for pk, _, r in made
-        ],
-    )
+    conn.execute(insert(blobs), files)
     lexical.add(conn, owner, [(pk, new.text) for pk, new, _ in made])
     _insert_vectors(conn, made)
     tokens = sum(ref.tokens for _, _, ref in made)
@@ -300,21 +291,20 @@ def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
 
 
 def _insert_vectors(conn: Connection, made: Sequence[tuple[int, NewChunk, BlobRef]]) -> None:
-    rows: list[dict[str, Any]] = [
-        {"chunk_pk": pk, "vector": np.asarray(new.vector, "<f4").tobytes()}
-        for pk, new, _ in made
-        if new.vector is not None
-    ]
-    if not rows:
+    cipher = seal.of(conn)
+    new = [(pk, np.asarray(c.vector, "<f4").tobytes()) for pk, c, _ in made if c.vector is not None]
+    if not new:
         return
-    first = conn.scalar(select(func.length(vectors.c.vector)).limit(1)) or len(rows[0]["vector"])
-    wrong = {len(row["vector"]) for row in rows} - {first}
+    length = conn.scalar(select(func.length(vectors.c.vector)).limit(1))
+    first = len(new[0][1]) if length is None else length - cipher.overhead
+    wrong = {len(vector) for _, vector in new} - {first}
     if wrong:
         raise ConfigError(
             f"This bank holds vectors of length {first // 4}; got {wrong.pop() // 4}. Use the "
             "embedder that wrote it, or begin another bank folder."
         )
-    conn.execute(insert(vectors), rows)
+    sealed = [{"chunk_pk": pk, "vector": cipher.seal(v, "vectors.vector", pk)} for pk, v in new]
+    conn.execute(insert(vectors), sealed)
 
 
 def _record(conn: Connection, owner: int, pks: Sequence[int], op: str, tokens: int) -> None:
