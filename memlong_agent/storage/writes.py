@@ -1,6 +1,6 @@
 """Statements that change rows. The caller owns the write transaction and the files.
 
-Everything that adds a chunk or removes one does so in :func:`_insert_chunks` and
+Everything that adds a chunk or removes one does so in :func:`insert_chunks` and
 :func:`remove_chunks`, which keep word index, outbox and the owner's counts in step.
 """
 
@@ -108,13 +108,10 @@ def owner_pk(conn: Connection, owner: Owner) -> int:
 
 def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: datetime) -> PutResult:
     """Insert a memory, or return or replace the one that has its unique key."""
-    session = _session_pk(conn, owner, item.memory.session)
-    found = _duplicate(conn, owner, session, item)
+    found = find(conn, owner, item)
     if found is None:
-        memory_id = item.memory.id or secrets.token_hex(16)
-        values = rows.memory_values(seal.of(conn), memory_id, _values(item, session, now))
-        pk = _insert(conn, memories, {"id": memory_id, "owner_id": owner, **values})
-        _insert_chunks(conn, lexical, owner, pk, memory_id, item)
+        pk = insert_memory(conn, owner, item, now)
+        insert_chunks(conn, lexical, owner, pk, item)
         return PutResult(pk, [])
     expired = found.expires_at is not None and found.expires_at <= now
     same = hmac.compare_digest(found.text_digest, item.digest)
@@ -131,6 +128,14 @@ class PutResult:
     unused: list[str]
 
 
+def insert_memory(conn: Connection, owner: int, item: Prepared, now: datetime) -> int:
+    """The row of a new memory, without its chunks; returns its key."""
+    session = _session_pk(conn, owner, item.memory.session)
+    memory_id = item.memory.id or secrets.token_hex(16)
+    values = rows.memory_values(seal.of(conn), memory_id, _values(item, session, now))
+    return _insert(conn, memories, {"id": memory_id, "owner_id": owner, **values})
+
+
 def rewrite(
     conn: Connection, lexical: Lexical, owner: int, pk: int, item: Prepared, now: datetime
 ) -> list[str]:
@@ -138,11 +143,10 @@ def rewrite(
     session = _session_pk(conn, owner, item.memory.session)
     old = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk == pk)))
     unused = remove_chunks(conn, lexical, owner, old)
-    memory_id = conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one()
-    values = rows.memory_values(seal.of(conn), memory_id, _values(item, session, now))
+    values = rows.memory_values(seal.of(conn), _memory_id(conn, pk), _values(item, session, now))
     values["superseded_by"] = None
     conn.execute(update(memories).where(memories.c.pk == pk).values(values))
-    _insert_chunks(conn, lexical, owner, pk, memory_id, item)
+    insert_chunks(conn, lexical, owner, pk, item)
     return unused
 
 
@@ -239,8 +243,9 @@ def _values(item: Prepared, session: int | None, now: datetime) -> dict[str, Any
     }
 
 
-def _duplicate(conn: Connection, owner: int, session: int | None, item: Prepared) -> Any:
-    new = item.memory
+def find(conn: Connection, owner: int, item: Prepared) -> Any:
+    """The memory that has the unique key of a new one: its id, or message, or section; or None."""
+    new, session = item.memory, _session_pk(conn, owner, item.memory.session)
     query = select(
         memories.c.pk, memories.c.text_digest, memories.c.expires_at, memories.c.superseded_by
     ).where(memories.c.owner_id == owner)
@@ -263,16 +268,20 @@ def _duplicate(conn: Connection, owner: int, session: int | None, item: Prepared
     return conn.execute(query).first()
 
 
-def _insert_chunks(
-    conn: Connection, lexical: Lexical, owner: int, memory: int, memory_id: str, item: Prepared
+def insert_chunks(
+    conn: Connection, lexical: Lexical, owner: int, memory: int, item: Prepared
 ) -> None:
+    """Chunks of a memory with their files, words, vectors and events."""
     made: list[tuple[int, NewChunk, BlobRef]] = []
     cipher, files = seal.of(conn), list[dict[str, Any]]()
+    memory_id = _memory_id(conn, memory)
     for ordinal, (new, ref) in enumerate(zip(item.memory.chunks, item.refs, strict=True)):
-        values = {"memory_pk": memory, "owner_id": owner, "ordinal": ordinal}
-        row = rows.chunk_place(memory_id, ordinal)
-        pk = _insert(conn, chunks, {**values, **rows.chunk_values(cipher, row, new)})
-        checksum = cipher.seal_text(ref.checksum, "blobs.checksum", row)
+        at = ordinal if new.ordinal is None else new.ordinal
+        values = {"memory_pk": memory, "owner_id": owner, "ordinal": at}
+        values |= {"counter": new.counter, "last_recalled_at": new.last_recalled_at}
+        place = rows.chunk_place(memory_id, at)
+        pk = _insert(conn, chunks, {**values, **rows.chunk_values(cipher, place, new)})
+        checksum = cipher.seal_text(ref.checksum, "blobs.checksum", place)
         files.append(
             {"chunk_pk": pk, "blob_id": ref.blob_id, "nbytes": ref.nbytes, "checksum": checksum}
         )
@@ -282,6 +291,10 @@ def _insert_chunks(
     _insert_vectors(conn, made)
     tokens = sum(ref.tokens for _, _, ref in made)
     _record(conn, owner, [pk for pk, _, _ in made], "add", tokens)
+
+
+def _memory_id(conn: Connection, pk: int) -> str:
+    return conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one()
 
 
 def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
