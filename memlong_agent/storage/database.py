@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from memlong_agent.errors import ConfigError, StoreError
-from memlong_agent.storage import faults
+from memlong_agent.storage import faults, seal
 from memlong_agent.storage.lexical import Lexical
+from memlong_agent.storage.seal import PLAIN, Cipher
 
 Contents = Literal["nothing", "bank", "other"]
 
@@ -41,6 +42,9 @@ class Database(ABC):
         self.place = place
         """How errors name the bank; never holds a password."""
         self.timeout_s = timeout_s
+        self.cipher: Cipher = PLAIN
+        self.guard: Callable[[Connection], None] | None = None
+        """Called first in every transaction; refuses when the bank became another's meanwhile."""
         self._engine = engine
         self._pid = os.getpid()
         self._closed = False
@@ -69,9 +73,11 @@ class Database(ABC):
             self._engine.dispose(close=False)
             self._pid = os.getpid()
         with self._translated(), self._turn, self._engine.connect() as plain:
-            conn = plain.execution_options(**self._options(write))
+            conn = plain.execution_options(**{seal.OPTION: self.cipher}, **self._options(write))
             with conn.begin():
                 self._begin(conn, write)
+                if self.guard is not None:
+                    self.guard(conn)
                 yield conn
         if write:
             self._wrote()
