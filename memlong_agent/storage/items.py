@@ -9,30 +9,19 @@ embedder, no filter and no framework. An expired item is never given out.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    Select,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select, update
 
 from memlong_agent.errors import ConfigError
-from memlong_agent.storage import reads
+from memlong_agent.storage import reads, seal
 from memlong_agent.storage.base import Matrix, Owner
 from memlong_agent.storage.database import Database
+from memlong_agent.storage.dialects import upsert
 from memlong_agent.storage.models import items, memories, owners
 
 Namespace = tuple[str, ...]
@@ -92,8 +81,8 @@ class ItemStore:
         """ConfigError for a value that is not JSON, for labels that are blank or hold a control
         character, a key that is not text for a database, a `ttl_s` beyond the calendar.
         """
-        _place("", new.namespace, new.key)
-        _values(new)
+        place_of("", new.namespace, new.key)
+        item_values(new)
         _end(self._clock(), new.ttl_s)
 
     def put(self, tenant: str, new: NewItem) -> Binding | None:
@@ -101,15 +90,15 @@ class ItemStore:
 
         ConfigError as for :meth:`check`, MemoryNotFoundError if it is bound to nothing.
         """
-        now, place = self._clock(), _place(tenant, new.namespace, new.key)
-        values = {**_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
+        now, place = self._clock(), place_of(tenant, new.namespace, new.key)
+        plain = {**item_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
         with self._db.scope(write=True) as conn:
-            old = _first(conn, tenant, new.namespace, new.key)
+            values = sealed_values(seal.of(conn), row_name(**place), plain)
+            old = first_item(conn, tenant, new.namespace, new.key)
             gone = old is None or (old.expires_at is not None and old.expires_at <= now)
             values |= {"created_at": now} if gone else {}
             values |= _bind(conn, new.bound, values["expires_at"])
-            statement = upsert(items).values(**place, **{"created_at": now, **values})
-            conn.execute(statement.on_conflict_do_update(set_=values))
+            conn.execute(upsert(conn, items, {**place, "created_at": now, **values}, values))
             return None if old is None else old.bound
 
     def get(
@@ -117,7 +106,7 @@ class ItemStore:
     ) -> StoredItem | None:
         """One item; with `refresh` its time to live begins anew."""
         with self._db.scope() as conn:
-            found = _first(conn, tenant, namespace, key, self._clock())
+            found = first_item(conn, tenant, namespace, key, self._clock())
         if found is not None and refresh and found.expires_at is not None:
             self.refresh([found.pk])
         return found
@@ -132,11 +121,12 @@ class ItemStore:
         vectors: bool = False,
     ) -> Sequence[StoredItem]:
         """Items whose namespace begins with `prefix`, the last written first."""
-        query = _query(vectors).where(items.c.tenant == tenant, _below(prefix))
-        query = query.where(_alive(self._clock()))
+        query = query_items(vectors).where(items.c.tenant == tenant, _below(prefix))
+        query = query.where(alive(self._clock()))
         query = query.order_by(items.c.updated_at.desc(), items.c.pk.desc())
         with self._db.scope() as conn:
-            return [_stored(row) for row in conn.execute(query.limit(limit).offset(offset))]
+            rows = conn.execute(query.limit(limit).offset(offset))
+            return [stored_item(seal.of(conn), row) for row in rows]
 
     def refresh(self, pks: Sequence[int]) -> None:
         """Begin the time to live of items anew, and of the memories they are bound to."""
@@ -145,7 +135,7 @@ class ItemStore:
             for batch in reads.batches(pks):
                 ending = select(items.c.pk, items.c.ttl_s, items.c.memory_pk)
                 ending = ending.where(items.c.pk.in_(batch), items.c.ttl_s.is_not(None))
-                for pk, ttl_s, memory_pk in conn.execute(ending.where(_alive(now))).all():
+                for pk, ttl_s, memory_pk in conn.execute(ending.where(alive(now))).all():
                     end = {"expires_at": _end(now, ttl_s)}
                     conn.execute(update(items).where(items.c.pk == pk).values(end))
                     conn.execute(update(memories).where(memories.c.pk == memory_pk).values(end))
@@ -153,7 +143,7 @@ class ItemStore:
     def delete(self, tenant: str, namespace: Namespace, key: str) -> Binding | None:
         """Delete an item, if it is there; returns what it was bound to."""
         with self._db.scope(write=True) as conn:
-            old = _first(conn, tenant, namespace, key)
+            old = first_item(conn, tenant, namespace, key)
             if old is not None:
                 conn.execute(delete(items).where(items.c.pk == old.pk))
             return None if old is None else old.bound
@@ -161,13 +151,13 @@ class ItemStore:
     def expired(self, tenant: str, limit: int) -> Sequence[StoredItem]:
         """Items whose time is over and whose rows are still there, oldest end first."""
         over = items.c.expires_at <= self._clock()
-        query = _query().where(items.c.tenant == tenant, over).order_by(items.c.expires_at)
+        query = query_items().where(items.c.tenant == tenant, over).order_by(items.c.expires_at)
         with self._db.scope() as conn:
-            return [_stored(row) for row in conn.execute(query.limit(limit))]
+            return [stored_item(seal.of(conn), row) for row in conn.execute(query.limit(limit))]
 
     def namespaces(self, tenant: str) -> Sequence[Namespace]:
         """All namespaces that hold an item, sorted."""
-        query = select(items.c.namespace).where(items.c.tenant == tenant, _alive(self._clock()))
+        query = select(items.c.namespace).where(items.c.tenant == tenant, alive(self._clock()))
         with self._db.scope() as conn:
             return sorted(_labels(text) for text in conn.scalars(query.distinct()))
 
@@ -183,43 +173,6 @@ def delete_owned(conn: Connection, owner_pk: int) -> None:
     conn.execute(delete(items).where(items.c.owner_id == owner_pk))
 
 
-def exported(
-    conn: Connection, tenant: str, owner_pk: int | None, now: datetime
-) -> Iterator[StoredItem]:
-    """The living items of one owner, or of a whole tenant, with their vectors, oldest first."""
-    query = _query(vectors=True).where(items.c.tenant == tenant, _alive(now))
-    if owner_pk is not None:
-        query = query.where(items.c.owner_id == owner_pk)
-    after = 0
-    while rows := conn.execute(
-        query.where(items.c.pk > after).order_by(items.c.pk).limit(100)
-    ).all():
-        yield from map(_stored, rows)
-        after = rows[-1].pk
-
-
-def restored(
-    conn: Connection, tenant: str, item: StoredItem, owner_pk: int | None, memory_pk: int | None
-) -> bool:
-    """Write an item as it was, times included; False if it is there already.
-
-    ConfigError if another value is under its key.
-    """
-    place = _place(tenant, item.namespace, item.key)
-    found = _first(conn, tenant, item.namespace, item.key)
-    if found is not None:
-        if found.value != item.value:
-            raise ConfigError(
-                f"Another item is under {item.key!r} in {list(item.namespace)} already"
-            )
-        return False
-    new = NewItem(item.namespace, item.key, item.value, item.vectors, item.ttl_s)
-    times = {name: getattr(item, name) for name in ("created_at", "updated_at", "expires_at")}
-    bound = {"owner_id": owner_pk, "memory_pk": memory_pk}
-    conn.execute(insert(items).values(**place, **_values(new), **times, **bound))
-    return True
-
-
 def _text(namespace: Namespace) -> str:
     wrong = [each for each in namespace if each.isspace() or min(each, default="") < " "]
     wrong += [label for label in namespace if not _stores(label)]
@@ -232,7 +185,7 @@ def _text(namespace: Namespace) -> str:
 
 
 def _stores(text: str) -> bool:
-    """Whether SQLite gives back what it was given."""
+    """Whether every database gives back what it was given."""
     return "\0" not in text and text.encode(errors="ignore").decode() == text
 
 
@@ -240,7 +193,7 @@ def _labels(text: str) -> Namespace:
     return tuple(text.split(_END)[:-1])
 
 
-def _place(tenant: str, namespace: Namespace, key: str) -> dict[str, str]:
+def place_of(tenant: str, namespace: Namespace, key: str) -> dict[str, str]:
     if not _stores(key):
         raise ConfigError(
             f"{key!r} cannot be a key. Use text without NUL and without half of a surrogate pair."
@@ -248,7 +201,7 @@ def _place(tenant: str, namespace: Namespace, key: str) -> dict[str, str]:
     return {"tenant": tenant, "namespace": _text(namespace), "key": key}
 
 
-def _values(new: NewItem) -> dict[str, Any]:
+def item_values(new: NewItem) -> dict[str, Any]:
     try:
         value = json.loads(json.dumps(dict(new.value), allow_nan=False))
     except (TypeError, ValueError) as exc:
@@ -277,7 +230,7 @@ def _bind(conn: Connection, bound: Binding | None, end: datetime | None) -> dict
     return {"owner_id": owner_pk, "memory_pk": memory_pk}
 
 
-def _query(vectors: bool = False) -> Select[Any]:
+def query_items(vectors: bool = False) -> Select[Any]:
     columns = [items] if vectors else [each for each in items.c if each.name != "vectors"]
     owner = (owners.c.tenant.label("owner_tenant"), owners.c.kind, owners.c.name)
     joined = items.outerjoin(memories, memories.c.pk == items.c.memory_pk)
@@ -285,17 +238,17 @@ def _query(vectors: bool = False) -> Select[Any]:
     return select(*columns, *owner, memories.c.id.label("memory_id")).select_from(joined)
 
 
-def _first(
+def first_item(
     conn: Connection, tenant: str, namespace: Namespace, key: str, now: datetime | None = None
 ) -> StoredItem | None:
     """The item at a place; with `now` only if it is alive."""
-    place = [items.c[name] == value for name, value in _place(tenant, namespace, key).items()]
-    query = _query().where(*place)
-    row = conn.execute(query if now is None else query.where(_alive(now))).first()
-    return None if row is None else _stored(row)
+    place = [items.c[name] == value for name, value in place_of(tenant, namespace, key).items()]
+    query = query_items().where(*place)
+    row = conn.execute(query if now is None else query.where(alive(now))).first()
+    return None if row is None else stored_item(seal.of(conn), row)
 
 
-def _alive(now: datetime) -> ColumnElement[bool]:
+def alive(now: datetime) -> ColumnElement[bool]:
     return or_(items.c.expires_at.is_(None), items.c.expires_at > now)
 
 
@@ -308,8 +261,22 @@ def _below(prefix: Namespace) -> ColumnElement[bool]:
     return (items.c.namespace >= text) & (items.c.namespace < after)
 
 
-def _stored(row: Row[Any]) -> StoredItem:
-    blob = getattr(row, "vectors", None)
+def row_name(tenant: str, namespace: str, key: str) -> str:
+    """What identifies an item for ever."""
+    return json.dumps([tenant, namespace, key])
+
+
+def sealed_values(cipher: seal.Cipher, row: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Column values of an item, those that are sealed sealed."""
+    value = cipher.seal_json(values["value"], "items.value", row)
+    blob = values["vectors"]
+    blob = None if blob is None else cipher.seal(blob, "items.vectors", row)
+    return {**values, "value": value, "vectors": blob}
+
+
+def stored_item(cipher: seal.Cipher, row: Row[Any]) -> StoredItem:
+    place, blob = row_name(row.tenant, row.namespace, row.key), getattr(row, "vectors", None)
+    blob = None if blob is None else cipher.open(blob, "items.vectors", place)
     owner = None if row.kind is None else Owner(row.owner_tenant, row.kind, row.name)
     bound = None
     if row.memory_id is not None and owner is not None:
@@ -318,7 +285,7 @@ def _stored(row: Row[Any]) -> StoredItem:
         pk=row.pk,
         namespace=_labels(row.namespace),
         key=row.key,
-        value=row.value,
+        value=cipher.open_json(row.value, "items.value", place),
         created_at=row.created_at,
         updated_at=row.updated_at,
         expires_at=row.expires_at,

@@ -30,12 +30,13 @@ from memlong_agent.storage.base import (
     utc_now,
 )
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
-from memlong_agent.storage.database import Database, make_folder
+from memlong_agent.storage.database import Database
+from memlong_agent.storage.folder import make_folder
 from memlong_agent.storage.items import ItemStore, delete_bound, delete_owned
-from memlong_agent.storage.lexical import Fts5Lexical
 from memlong_agent.storage.models import memories as memory_table
 from memlong_agent.storage.models import recalls, sessions
 from memlong_agent.storage.reading import Reader, spec_to_json
+from memlong_agent.storage.sqlite import SqliteDatabase
 
 _log = logging.getLogger("memlong_agent.storage")
 
@@ -55,7 +56,7 @@ class Storage(Reader):
         grace_s: float = 3600.0,
         upgrade: bool = False,
     ) -> None:
-        super().__init__(db, blobs, Fts5Lexical(), clock, grace_s)
+        super().__init__(db, blobs, db.lexical(), clock, grace_s)
         self.items = ItemStore(db, clock)
         self.archives = Archives(db, blobs, self._lexical, clock)
         try:
@@ -95,7 +96,7 @@ class Storage(Reader):
         if folder is not None:
             make_folder(folder)
         blobs = MemoryBlobs() if folder is None else FileBlobs(folder)
-        db = Database(folder, timeout_s)
+        db = SqliteDatabase(folder, timeout_s)
         return cls(db, blobs, clock=clock, grace_s=grace_s, upgrade=upgrade)
 
     def close(self) -> None:
@@ -257,7 +258,7 @@ class Storage(Reader):
         """
         with self._db.scope(write=True) as conn:
             self._lexical.optimize(conn)
-        self._db.checkpoint(truncate=True)
+        self._db.purge()
 
     def _claim(self, mine: dict[str, str]) -> dict[str, str]:
         with self._db.scope() as conn:

@@ -18,13 +18,14 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from memlong_agent.errors import ArchiveError, ConfigError, StoreLockedError
 from memlong_agent.kv import KVChunk, KVSpec
-from memlong_agent.storage import reads, upkeep, writes
+from memlong_agent.storage import reads, rows, upkeep, writes
 from memlong_agent.storage.archive import fields, lines, tensors
+from memlong_agent.storage.archive.itemrows import put_back
 from memlong_agent.storage.archive.scratch import ChunkRow, Row, Scratch
 from memlong_agent.storage.base import NewChunk, NewMemory, Owner
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.database import Database
-from memlong_agent.storage.items import StoredItem, restored
+from memlong_agent.storage.items import StoredItem
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import chunks as chunk_table
@@ -133,7 +134,7 @@ class Restore:
 
     def _publish_encoded(self, row: Row, line: lines.Line, made: Sequence[NewChunk]) -> None:
         text, own = lines.recut(line, made)
-        rows = [
+        cut = [
             ChunkRow(
                 ordinal,
                 len(each.token_ids),
@@ -142,16 +143,16 @@ class Restore:
             )
             for ordinal, each in enumerate(own)
         ]
-        done = self._published(rows, [each.kv for each in own])
+        done = self._published(cut, [each.kv for each in own])
         self._scratch.replace(row.place, text, done)
 
-    def _published(self, rows: Sequence[ChunkRow], kv: Sequence[KVChunk]) -> list[ChunkRow]:
+    def _published(self, parts: Sequence[ChunkRow], kv: Sequence[KVChunk]) -> list[ChunkRow]:
         if time.monotonic() - self._touched > _TOUCH_S:
             self._bank.blobs.touch(self._blob_ids)
             self._touched = time.monotonic()
         refs = self._bank.blobs.publish(self._bank.spec, kv)
         self._blob_ids += [ref.blob_id for ref in refs]
-        return [replace(row, ref=ref) for row, ref in zip(rows, refs, strict=True)]
+        return [replace(row, ref=ref) for row, ref in zip(parts, refs, strict=True)]
 
     def _write(self, conn: Connection) -> Counted:
         owners: dict[Owner, int] = {}
@@ -205,8 +206,9 @@ class Restore:
     def _prepared(
         self, line: lines.Line, chunks: Sequence[NewChunk], refs: Sequence[BlobRef] = ()
     ) -> writes.Prepared:
-        digest = writes.text_digest(self._bank.secret, line.values["text"])
-        return writes.Prepared(line.memory(chunks), refs, digest, line.values["created_at"])
+        new = line.memory(chunks)
+        digest = writes.text_digest(self._bank.secret, rows.digested(self._bank.db.cipher, new))
+        return writes.Prepared(new, refs, digest, line.values["created_at"])
 
     def _put_superseded(self, conn: Connection) -> None:
         for note in self._scratch.notes("superseded"):
@@ -235,7 +237,7 @@ class Restore:
             owner_pk = None if owner is None else writes.owner_pk(conn, self._owner(*owner))
             memory_pk = None if row is None else row.pk
             item = _item(values, note.vectors)
-            written += restored(conn, self._bank.tenant, item, owner_pk, memory_pk)
+            written += put_back(conn, self._bank.tenant, item, owner_pk, memory_pk)
         return written
 
     def _new(self, memory_id: str | None) -> Row | None:
@@ -256,10 +258,10 @@ class Restore:
                 )
 
 
-def _batches(rows: Sequence[ChunkRow], spec: KVSpec) -> list[list[ChunkRow]]:
+def _batches(parts: Sequence[ChunkRow], spec: KVSpec) -> list[list[ChunkRow]]:
     found: list[list[ChunkRow]] = []
     size = 0
-    for row in rows:
+    for row in parts:
         own = row.tokens * spec.bytes_per_token
         if not found or len(found[-1]) == _BATCH_FILES or size + own > _BATCH_BYTES:
             found.append([])

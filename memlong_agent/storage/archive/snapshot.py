@@ -14,10 +14,10 @@ from sqlalchemy import Connection, select
 
 from memlong_agent.storage import reads
 from memlong_agent.storage.archive import lines
+from memlong_agent.storage.archive.itemrows import owned_items
 from memlong_agent.storage.archive.manifest import Manifest
 from memlong_agent.storage.archive.scratch import ChunkRow, Note, Row, Scratch
 from memlong_agent.storage.base import Owner
-from memlong_agent.storage.items import exported
 from memlong_agent.storage.models import chunks, memories, owners, recalls
 
 _PAGE = 500
@@ -36,7 +36,7 @@ def copy_rows(
     for pk, kind, name in found:
         place = _copy_owner(conn, scratch, Owner(about.tenant, kind, name), pk, place)
     for pk in [row.pk for row in found] if owner is not None else [None]:
-        for item in exported(conn, about.tenant, pk, now):
+        for item in owned_items(conn, about.tenant, pk, now):
             memory_id = None if item.bound is None else item.bound.memory_id
             vectors = None if item.vectors is None else item.vectors.astype("<f4").tobytes()
             line = lines.item_line(item, about.dimensions)
