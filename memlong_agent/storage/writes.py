@@ -277,7 +277,7 @@ def insert_chunks(
     memory_id = _memory_id(conn, memory)
     for ordinal, (new, ref) in enumerate(zip(item.memory.chunks, item.refs, strict=True)):
         at = ordinal if new.ordinal is None else new.ordinal
-        values = {"memory_pk": memory, "owner_id": owner, "ordinal": at}
+        values: dict[str, Any] = {"memory_pk": memory, "owner_id": owner, "ordinal": at}
         values |= {"counter": new.counter, "last_recalled_at": new.last_recalled_at}
         place = rows.chunk_place(memory_id, at)
         pk = _insert(conn, chunks, {**values, **rows.chunk_values(cipher, place, new)})
@@ -294,7 +294,7 @@ def insert_chunks(
 
 
 def _memory_id(conn: Connection, pk: int) -> str:
-    return conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one()
+    return str(conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one())
 
 
 def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
