@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from memlong_agent.errors import ConfigError
 from memlong_agent.storage import reads, seal
 from memlong_agent.storage.base import Matrix, Owner
 from memlong_agent.storage.database import Database
+from memlong_agent.storage.dialects import upsert
 from memlong_agent.storage.models import items, memories, owners
 
 Namespace = tuple[str, ...]
@@ -95,8 +95,7 @@ class ItemStore:
             gone = old is None or (old.expires_at is not None and old.expires_at <= now)
             values |= {"created_at": now} if gone else {}
             values |= _bind(conn, new.bound, values["expires_at"])
-            statement = upsert(items).values(**place, **{"created_at": now, **values})
-            conn.execute(statement.on_conflict_do_update(set_=values))
+            conn.execute(upsert(conn, items, {**place, "created_at": now, **values}, values))
             return None if old is None else old.bound
 
     def get(
@@ -183,7 +182,7 @@ def _text(namespace: Namespace) -> str:
 
 
 def _stores(text: str) -> bool:
-    """Whether SQLite gives back what it was given."""
+    """Whether every database gives back what it was given."""
     return "\0" not in text and text.encode(errors="ignore").decode() == text
 
 

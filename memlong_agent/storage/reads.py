@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, Text, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
 
 from memlong_agent.errors import MemoryNotFoundError
 from memlong_agent.storage import rows, seal
@@ -28,6 +28,7 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.models import (
     Utc,
+    Utf8,
     blobs,
     chunks,
     events,
@@ -42,7 +43,7 @@ _BATCH = 500  # keys per statement, well below SQLite's oldest limit of 999 vari
 # A condition on a memory's row: recall may use it at :now, in the turn :turn.
 _MAY_BE_RECALLED = and_(
     memories.c.recallable,
-    or_(memories.c.pending.is_(None), memories.c.pending == bindparam("turn", type_=Text)),
+    or_(memories.c.pending.is_(None), memories.c.pending == bindparam("turn", type_=Utf8)),
     or_(memories.c.expires_at.is_(None), memories.c.expires_at > bindparam("now", type_=Utc)),
     memories.c.superseded_by.is_(None),
 )

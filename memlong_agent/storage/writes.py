@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from memlong_agent.errors import ConfigError
 from memlong_agent.storage import reads, rows, seal
 from memlong_agent.storage.base import NewChunk, NewMemory, Owner, RecallMark
+from memlong_agent.storage.dialects import ifnull, upsert
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import (
@@ -95,14 +95,13 @@ def text_digest(secret: str, text: str) -> str:
 
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
-    statement = upsert(meta).values(key=key, value=value)
-    conn.execute(statement.on_conflict_do_update(set_={"value": value}))
+    conn.execute(upsert(conn, meta, {"key": key, "value": value}, {"value": value}))
 
 
 def owner_pk(conn: Connection, owner: Owner) -> int:
     """Key of an owner, made if need be."""
     row = {"tenant": owner.tenant, "kind": owner.kind, "name": owner.name}
-    conn.execute(upsert(owners).values(row).on_conflict_do_nothing())
+    conn.execute(upsert(conn, owners, row))
     return reads.owner_row(conn, owner)[0]
 
 
@@ -215,7 +214,7 @@ def _session_pk(conn: Connection, owner: int, session: str | None) -> int | None
     if session is None:
         return None
     key = {"owner_id": owner, "external_id": session}
-    conn.execute(upsert(sessions).values(key).on_conflict_do_nothing())
+    conn.execute(upsert(conn, sessions, key))
     query = select(sessions.c.pk).where(
         sessions.c.owner_id == owner, sessions.c.external_id == session
     )
@@ -253,14 +252,14 @@ def find(conn: Connection, owner: int, item: Prepared) -> Any:
         query = query.where(memories.c.id == new.id)
     elif new.message_id is not None:
         # As in the unique index: NULLs are all different to SQL, and no session is one session.
-        same_session = func.ifnull(memories.c.session_id, 0) == (session or 0)
+        same_session = ifnull(memories.c.session_id, 0) == (session or 0)
         query = query.where(same_session, memories.c.message_id == new.message_id)
     elif new.role == "document":
         if not seal.of(conn).sealed:  # else it is in the digest
-            query = query.where(func.ifnull(memories.c.source, "") == (new.source or ""))
+            query = query.where(ifnull(memories.c.source, "") == (new.source or ""))
         query = query.where(
             memories.c.role == "document",
-            func.ifnull(memories.c.ordinal, -1) == (-1 if new.ordinal is None else new.ordinal),
+            ifnull(memories.c.ordinal, -1) == (-1 if new.ordinal is None else new.ordinal),
             memories.c.text_digest == item.digest,
         )
     else:
