@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from typing import Any
 
-from sqlalchemy import Connection, Row, StaticPool, create_engine, func, select
+from sqlalchemy import Connection, StaticPool, create_engine, func, select
 
 from memlong_agent.storage import reads, rows, seal
 from memlong_agent.storage.lexical import Fts5Lexical, Ranking
@@ -34,18 +35,15 @@ class RamLexical:
     """A :class:`~memlong_agent.storage.lexical.Lexical` in memory. Safe between threads and across
     `fork`."""
 
-    def __init__(self) -> None:
-        self.built_s = 0.0
-        """Seconds that building it took."""
+    def __init__(self, conn: Connection) -> None:
+        """Index every chunk of the bank."""
         self._fts = Fts5Lexical()
         self._begin_anew()
-
-    def build(self, conn: Connection) -> None:
-        """Index every chunk of the bank; about 3 s for 100,000 chunks."""
         start = time.perf_counter()
         with self._following(conn) as words:
             count = words.exec_driver_sql("SELECT count(*) FROM lexical").scalar_one()
         self.built_s = time.perf_counter() - start
+        """Seconds that building took."""
         _log.info("Word index of %d chunks built in memory in %.2f s.", count, self.built_s)
 
     def add(self, conn: Connection, owner_pk: int, texts: Sequence[tuple[int, str]]) -> None:
@@ -109,7 +107,7 @@ class RamLexical:
                 self._add(conn, words, conn.execute(touched).all())
         self._seq = last
 
-    def _add(self, conn: Connection, words: Connection, found: Sequence[Row[tuple[int, int, int, str, str]]]) -> None:
+    def _add(self, conn: Connection, words: Connection, found: Sequence[Any]) -> None:
         cipher = seal.of(conn)
         for owner_pk, group in groupby(found, key=lambda row: row.owner_id):
             texts = [
@@ -119,7 +117,7 @@ class RamLexical:
             self._fts.add(words, owner_pk, texts)
 
 
-def _all_texts(conn: Connection) -> Iterator[Sequence[Row[tuple[int, int, int, str, str]]]]:
+def _all_texts(conn: Connection) -> Iterator[Sequence[Any]]:
     after = 0
     query = _TEXTS.order_by(chunks.c.pk).limit(_BATCH)
     while found := conn.execute(query.where(chunks.c.pk > after)).all():
