@@ -23,6 +23,7 @@ from memlong_agent.errors import ConfigError, MemoryNotFoundError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.index import Backend
 from memlong_agent.kv import KVSpec
+from memlong_agent.memory.archives import ArchiveBank
 from memlong_agent.memory.carriers import (
     Draft,
     Hit,
@@ -72,6 +73,7 @@ class MemoryBank:
         self._clock = clock
         self._finder = Finder(storage, embedder, index_backend)
         self.items = ItemBank(storage, embedder)
+        self.archives = ArchiveBank(storage, embedder, settings)
 
     @classmethod
     def open(

@@ -3,6 +3,7 @@
 Import from here: the rest of the folder is this room's own business. base.py holds the contract.
 """
 
+from memlong_agent.storage.archive import Counted, Manifest
 from memlong_agent.storage.base import (
     ChunkAge,
     Event,
@@ -17,14 +18,18 @@ from memlong_agent.storage.base import (
     Swept,
 )
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
+from memlong_agent.storage.keys import Key, key_from
 from memlong_agent.storage.sql import Storage
 
 __all__ = [
     "Binding",
     "ChunkAge",
+    "Counted",
     "Event",
     "ItemStore",
+    "Key",
     "LexicalHit",
+    "Manifest",
     "Namespace",
     "NewChunk",
     "NewItem",
@@ -37,4 +42,5 @@ __all__ = [
     "StoredItem",
     "StoredMemory",
     "Swept",
+    "key_from",
 ]

@@ -6,7 +6,6 @@ Everything that adds a chunk or removes one does so in :func:`insert_chunks` and
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import re
@@ -87,11 +86,6 @@ def _problem(memory: NewMemory) -> str | None:
         if chunk.vector is not None and chunk.vector.ndim != 1:
             return f"a chunk's vector has {chunk.vector.ndim} dimensions instead of one"
     return None
-
-
-def text_digest(secret: str, text: str) -> str:
-    """HMAC-SHA256 under the bank's secret: equal texts are found, none is guessed from outside."""
-    return hmac.new(bytes.fromhex(secret), text.encode(), hashlib.sha256).hexdigest()
 
 
 def set_meta(conn: Connection, key: str, value: str) -> None:

@@ -46,9 +46,16 @@ class Archives:
     """Exports and restores of one bank."""
 
     def __init__(
-        self, db: Database, blobs: BlobStore, lexical: Lexical, clock: Callable[[], datetime]
+        self,
+        db: Database,
+        blobs: BlobStore,
+        lexical: Lexical,
+        clock: Callable[[], datetime],
+        secret: str,
     ) -> None:
+        """`secret` is that of the bank's text digests."""
         self._db, self._blobs, self._lexical, self._clock = db, blobs, lexical, clock
+        self._secret = secret
 
     def export(
         self,
@@ -136,9 +143,6 @@ class Archives:
         )
 
     def _bank(self, mine: Manifest, max_memories: int | None) -> Bank:
-        with self._db.scope() as conn:
-            secret = reads.meta_value(conn, "secret") or ""
-
         def guard(conn: Connection) -> None:
             found = Identity.from_json(reads.meta_value(conn, "encoding") or "{}")
             if dict(found.parts) != mine.encoding:
@@ -152,7 +156,7 @@ class Archives:
             lexical=self._lexical,
             spec=mine.spec,
             tenant=mine.tenant,
-            secret=secret,
+            secret=self._secret,
             now=self._clock(),
             guard=guard,
             max_memories=max_memories,

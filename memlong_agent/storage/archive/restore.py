@@ -207,7 +207,7 @@ class Restore:
         self, line: lines.Line, chunks: Sequence[NewChunk], refs: Sequence[BlobRef] = ()
     ) -> writes.Prepared:
         new = line.memory(chunks)
-        digest = writes.text_digest(self._bank.secret, rows.digested(self._bank.db.cipher, new))
+        digest = rows.text_digest(self._bank.db.cipher, self._bank.secret, new)
         return writes.Prepared(new, refs, digest, line.values["created_at"])
 
     def _put_superseded(self, conn: Connection) -> None:
