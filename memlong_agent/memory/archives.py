@@ -6,7 +6,7 @@ bank's embedder and settings, and knows no model: how a text is tokenized or enc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from memlong_agent import __version__
@@ -29,8 +29,16 @@ def _ignored(done: float) -> None:
 class ArchiveBank:
     """Exports and restores of one bank."""
 
-    def __init__(self, storage: Storage, embedder: Embedder, settings: Settings) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        embedder: Embedder,
+        settings: Settings,
+        evict: Callable[[Owner, Collection[int]], int],
+    ) -> None:
+        """`evict` brings an owner below its capacity; returns how many chunks went."""
         self._storage, self._embedder, self._settings = storage, embedder, settings
+        self._evict = evict
 
     def export(
         self, path: Path, tenant: str, owner: Owner | None, progress: Progress | None
@@ -53,14 +61,17 @@ class ArchiveBank:
         tokenize: Tokenize,
         encode: Encode | None,
         progress: Progress | None,
-    ) -> Counted:
-        """Take in an archive whole; with `encode` K/V and vectors are made anew.
+    ) -> tuple[Counted, int]:
+        """Take in an archive whole, then evict where an owner is above capacity.
+
+        With `encode` K/V and vectors are made anew. Returns what was written, and how many chunks
+        were evicted.
 
         Raises:
             ArchiveError: it is damaged, hostile or collides with the bank. Nothing is written.
             IncompatibleMemoryError: another model or embedder wrote it, and `encode` is None.
         """
-        return self._storage.archives.restore(
+        counted = self._storage.archives.restore(
             path,
             tenant=tenant,
             dimensions=self._embedder.dimensions,
@@ -70,6 +81,7 @@ class ArchiveBank:
             max_text_bytes=self._settings.max_text_bytes,
             progress=progress or _ignored,
         )
+        return counted, sum(self._evict(owner, ()) for owner in counted.owners)
 
     def _encoded(self, draft: Draft) -> Sequence[NewChunk]:
         parts = draft.embedded_texts

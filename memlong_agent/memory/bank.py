@@ -73,7 +73,7 @@ class MemoryBank:
         self._clock = clock
         self._finder = Finder(storage, embedder, index_backend)
         self.items = ItemBank(storage, embedder)
-        self.archives = ArchiveBank(storage, embedder, settings)
+        self.archives = ArchiveBank(storage, embedder, settings, self._evict)
 
     @classmethod
     def open(
