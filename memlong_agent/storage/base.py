@@ -60,6 +60,10 @@ class NewChunk:
     kv: KVChunk
     vector: Matrix | None = None  # (E,)
     """Unit vector, the same length in the whole bank; None under a lexical-only embedder."""
+    ordinal: int | None = None
+    """Place in its memory, for restoring one of which parts were evicted; default: as listed."""
+    counter: int = 0
+    last_recalled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

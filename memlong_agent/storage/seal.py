@@ -14,12 +14,13 @@ import base64
 import binascii
 import json
 import os
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
 from memlong_agent.errors import ConfigError, StoreCorruptError
 
+Text = TypeVar("Text", str, str | None)
 _NONCE = 12
 _TAG = 16
 _PREFIX = "sealed:"
@@ -43,9 +44,9 @@ class Cipher(Protocol):
 
     def open(self, data: bytes | memoryview, place: str, row: object) -> bytes: ...
 
-    def seal_text(self, text: str | None, place: str, row: object) -> str | None: ...
+    def seal_text(self, text: Text, place: str, row: object) -> Text: ...
 
-    def open_text(self, text: str | None, place: str, row: object) -> str | None: ...
+    def open_text(self, text: Text, place: str, row: object) -> Text: ...
 
     def seal_json(self, value: Any, place: str, row: object) -> Any: ...
 
@@ -64,7 +65,7 @@ class Plain:
     def open(self, data: bytes | memoryview, place: str, row: object) -> bytes:
         return data if isinstance(data, bytes) else bytes(data)
 
-    def seal_text(self, text: str | None, place: str, row: object) -> str | None:
+    def seal_text(self, text: Text, place: str, row: object) -> Text:
         return text
 
     open_text = seal_text
@@ -102,12 +103,12 @@ class AesGcm:
         except (self._refused, ValueError):  # ValueError: shorter than a nonce
             raise _moved(place, row) from None
 
-    def seal_text(self, text: str | None, place: str, row: object) -> str | None:
+    def seal_text(self, text: Text, place: str, row: object) -> Text:
         if text is None:
             return None
         return _PREFIX + base64.b64encode(self.seal(text.encode(), place, row)).decode()
 
-    def open_text(self, text: str | None, place: str, row: object) -> str | None:
+    def open_text(self, text: Text, place: str, row: object) -> Text:
         if text is None:
             return None
         if not isinstance(text, str) or not text.startswith(_PREFIX):
@@ -133,11 +134,6 @@ def of(conn: Connection) -> Cipher:
     """The cipher of the bank that a transaction works on; Database.scope puts it there."""
     found: Cipher = conn.get_execution_options().get(OPTION, PLAIN)
     return found
-
-
-def chunk_row(memory_id: str, ordinal: int) -> str:
-    """What identifies a chunk for ever."""
-    return f"{memory_id}/{ordinal}"
 
 
 def _bound(place: str, row: object) -> bytes:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect
 
 from memlong_agent.errors import StoreError, StoreVersionError
 from memlong_agent.storage import Storage, models
-from memlong_agent.storage.database import Database, make_folder
+from memlong_agent.storage.folder import make_folder
 from memlong_agent.storage.migrations import (
     MIGRATIONS,
     Migration,
@@ -21,6 +21,7 @@ from memlong_agent.storage.migrations import (
     pending,
     prepare,
 )
+from memlong_agent.storage.sqlite import SqliteDatabase
 
 
 def m003_add_mood(conn: Connection) -> None:
@@ -47,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_tables_and_migrations_agree() -> None:
-    db = Database(None, 1.0)
+    db = SqliteDatabase(None, 1.0)
     prepare(db, NOON, upgrade=False)
     with db.scope() as conn:
         schema = inspect(conn)
@@ -67,13 +68,13 @@ def test_tables_and_migrations_agree() -> None:
 
 
 def test_looking_changes_nothing(folder: Path) -> None:
-    db = Database(None, 1.0)
+    db = SqliteDatabase(None, 1.0)
     with db.scope() as conn:
         assert applied(conn) == [] and pending(conn) == list(MIGRATIONS)
-        check(conn, "here")
+        check(db, conn)
         assert conn.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar() == 0
     db.close()
-    db = Database(folder, 1.0)
+    db = SqliteDatabase(folder, 1.0)
     with db.scope() as conn:
         assert applied(conn) == TODAY and pending(conn) == []
         assert [step.name for step in pending(conn, LATER)] == ["m003_add_mood"]
@@ -81,7 +82,7 @@ def test_looking_changes_nothing(folder: Path) -> None:
 
 
 def test_an_older_bank_is_refused_and_upgraded_on_demand(folder: Path) -> None:
-    db = Database(folder, 1.0)
+    db = SqliteDatabase(folder, 1.0)
     with pytest.raises(StoreVersionError, match=r"m002_forget.*needs m003.*memlong upgrade"):
         prepare(db, NOON, upgrade=False, known=LATER)
     assert prepare(db, NOON, upgrade=True, known=LATER) == ["m003_add_mood"]
@@ -92,7 +93,7 @@ def test_an_older_bank_is_refused_and_upgraded_on_demand(folder: Path) -> None:
 
 
 def test_a_newer_bank_is_refused(folder: Path) -> None:
-    db = Database(folder, 1.0)
+    db = SqliteDatabase(folder, 1.0)
     prepare(db, NOON, upgrade=True, known=LATER)
     db.close()
     for upgrade in (False, True):
@@ -101,7 +102,7 @@ def test_a_newer_bank_is_refused(folder: Path) -> None:
 
 
 def test_a_step_and_its_record_are_one_transaction(folder: Path) -> None:
-    db = Database(folder, 1.0)
+    db = SqliteDatabase(folder, 1.0)
     with pytest.raises(StoreError, match=r"no such table: absent.*report it"):
         prepare(db, NOON, upgrade=True, known=BROKEN)
     with db.scope(write=True) as conn:
@@ -126,7 +127,7 @@ def test_each_bank_has_its_own_secret(tmp_path: Path) -> None:
 
 def test_recalls_of_before_learn_their_memory(tmp_path: Path) -> None:
     make_folder(tmp_path / "bank")
-    db = Database(tmp_path / "bank", 1.0)
+    db = SqliteDatabase(tmp_path / "bank", 1.0)
     prepare(db, NOON, upgrade=False, known=MIGRATIONS[:1])
     with db.scope(write=True) as conn:
         conn.exec_driver_sql("INSERT INTO owners (tenant, kind, name) VALUES ('t', 'user', 'a')")
