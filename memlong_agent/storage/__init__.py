@@ -18,6 +18,7 @@ from memlong_agent.storage.base import (
 )
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
 from memlong_agent.storage.sql import Storage
+from memlong_agent.storage.upgrade import Upgraded, upgrade
 
 __all__ = [
     "Binding",
@@ -37,4 +38,6 @@ __all__ = [
     "StoredItem",
     "StoredMemory",
     "Swept",
+    "Upgraded",
+    "upgrade",
 ]

@@ -18,8 +18,8 @@ from pathlib import Path
 from memlong_agent.errors import StoreCorruptError, StoreError
 from memlong_agent.storage import faults
 from memlong_agent.storage.base import utc_now
-from memlong_agent.storage.database import Database
 from memlong_agent.storage.migrations import MIGRATIONS, Migration, applied, apply_pending, check
+from memlong_agent.storage.sqlite import FILE, SqliteDatabase
 
 _log = logging.getLogger("memlong_agent.storage")
 _SUFFIX = ".bak"
@@ -55,13 +55,13 @@ def upgrade(
         StoreLockedError: another process kept it busy past `timeout_s`.
     """
     folder = Path(path).expanduser().absolute()
-    if not (folder / "bank.sqlite").is_file():
+    if not (folder / FILE).is_file():
         raise StoreError(f"There is no bank at {folder}. Give the folder of a bank (--bank DIR).")
-    with closing(Database(folder, timeout_s)) as db, db.exclusive() as got:
+    with closing(SqliteDatabase(folder, timeout_s)) as db, db.exclusive() as got:
         if not got:
             raise faults.locked(db.place, timeout_s)
         with db.scope() as conn:
-            check(conn, db.place, known, upgrade=True)
+            check(db, conn, known, upgrade=True)
             done = applied(conn)
         if not done:
             raise StoreError(f"The bank at {folder} is empty. Use it; there is nothing to upgrade.")
@@ -76,7 +76,7 @@ def upgrade(
 
 def drop_backups(folder: Path) -> list[Path]:
     """Delete the backups that upgrades left: what is forgotten must be gone from them too."""
-    found = [*folder.glob(f"bank.sqlite.*{_SUFFIX}"), *folder.glob(f"bank.sqlite.*{_SUFFIX}.tmp*")]
+    found = [*folder.glob(f"{FILE}.*{_SUFFIX}"), *folder.glob(f"{FILE}.*{_SUFFIX}.tmp*")]
     for path in sorted(found):
         with suppress(FileNotFoundError):
             path.unlink()
@@ -86,9 +86,9 @@ def drop_backups(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _back_up(db: Database, folder: Path, done: Sequence[str]) -> Path:
+def _back_up(db: SqliteDatabase, folder: Path, done: Sequence[str]) -> Path:
     """A checked, durable copy of the database as it was before this write transaction."""
-    final = folder / f"bank.sqlite.{done[-1]}{_SUFFIX}"
+    final = folder / f"{FILE}.{done[-1]}{_SUFFIX}"
     part = final.with_name(final.name + ".tmp")
     try:
         part.unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def _back_up(db: Database, folder: Path, done: Sequence[str]) -> Path:
     return final
 
 
-def _copy(db: Database, part: Path) -> None:
+def _copy(db: SqliteDatabase, part: Path) -> None:
     with closing(db.engine.raw_connection()) as source, closing(sqlite3.connect(part)) as target:
         connection = source.driver_connection
         assert isinstance(connection, sqlite3.Connection)

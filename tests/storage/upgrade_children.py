@@ -1,8 +1,8 @@
 """Upgrades that are killed. Run as a script by test_upgrade.py.
 
 For each line of JSON on standard input a child is forked that upgrades a bank and kills itself at
-the n-th boundary: a call that changes files, a statement or a commit. Answers with the boundary's
-name, or null when the upgrade ended before it.
+the n-th boundary: a call that changes files, a statement or a commit. Answers with the names of
+the boundaries up to there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Boundaries:
         self.count, self.pipe = count, pipe
 
     def __call__(self, name: str) -> None:
+        os.write(self.pipe, f"{name}\n".encode())
         self.count -= 1
         if self.count == 0:
-            os.write(self.pipe, name.encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
     def around(self, name: str) -> None:
@@ -50,6 +50,7 @@ def die(order: dict[str, Any], pipe: int) -> None:
     event.listen(Engine, "commit", lambda _: mark("before commit"))
     upgrade(order["bank"])
     mark("after all")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 for line in sys.stdin:
@@ -62,11 +63,10 @@ for line in sys.stdin:
         except BaseException:
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
-            os.write(writing, b"failed")
         os._exit(0)
     os.close(writing)
-    said = os.read(reading, 100).decode()
-    os.close(reading)
-    os.waitpid(child, 0)
-    sys.stdout.write(json.dumps(said or None) + "\n")
+    with os.fdopen(reading) as told:
+        names = told.read().splitlines()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    sys.stdout.write(json.dumps(names) + "\n")
     sys.stdout.flush()
