@@ -17,6 +17,7 @@ from memlong_agent.storage.base import (
     Swept,
 )
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
+from memlong_agent.storage.keys import Key, key_from
 from memlong_agent.storage.sql import Storage
 from memlong_agent.storage.upgrade import Upgraded, upgrade
 
@@ -25,6 +26,7 @@ __all__ = [
     "ChunkAge",
     "Event",
     "ItemStore",
+    "Key",
     "LexicalHit",
     "Namespace",
     "NewChunk",
@@ -39,5 +41,6 @@ __all__ = [
     "StoredMemory",
     "Swept",
     "Upgraded",
+    "key_from",
     "upgrade",
 ]
