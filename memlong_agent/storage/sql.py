@@ -16,7 +16,7 @@ from typing import Self
 
 from sqlalchemy import delete, update
 
-from memlong_agent.errors import IncompatibleMemoryError, MemLongError, StoreError
+from memlong_agent.errors import ConfigError, IncompatibleMemoryError, MemLongError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import migrations, reads, upkeep, writes
@@ -34,6 +34,7 @@ from memlong_agent.storage.folder import make_folder
 from memlong_agent.storage.items import ItemStore, delete_bound, delete_owned
 from memlong_agent.storage.models import memories as memory_table
 from memlong_agent.storage.models import recalls, sessions
+from memlong_agent.storage.postgres import PostgresDatabase
 from memlong_agent.storage.reading import Reader, spec_to_json
 from memlong_agent.storage.sqlite import SqliteDatabase
 
@@ -73,6 +74,7 @@ class Storage(Reader):
         cls,
         path: Path | str,
         *,
+        database: str | None = None,
         timeout_s: float = 30.0,
         clock: Callable[[], datetime] = utc_now,
         grace_s: float = 3600.0,
@@ -81,6 +83,8 @@ class Storage(Reader):
         """Open the bank in a folder, or make one there; `":memory:"` keeps nothing on disk.
 
         Args:
+            database: URL of the PostgreSQL database that holds the rows; the folder then holds the
+                K/V files, and both belong together. Needs the extra [postgres].
             timeout_s: How long to wait for other writers.
             clock: Source of "now", aware.
             grace_s: Age at which files without rows, and pending memories, count as left behind.
@@ -91,10 +95,8 @@ class Storage(Reader):
             StoreVersionError: written by a newer or an older memlong-agent.
         """
         folder = None if str(path) == ":memory:" else Path(path).expanduser().absolute()
-        if folder is not None:
-            make_folder(folder)
+        db = _database(folder, database, timeout_s)
         blobs = MemoryBlobs() if folder is None else FileBlobs(folder)
-        db = SqliteDatabase(folder, timeout_s)
         return cls(db, blobs, clock=clock, grace_s=grace_s, upgrade=upgrade)
 
     def close(self) -> None:
@@ -310,3 +312,19 @@ class Storage(Reader):
                 f"The memories are forgotten, but some of their K/V files are still there: {exc} "
                 "Then sweep the bank."
             ) from exc
+
+
+def _database(folder: Path | None, url: str | None, timeout_s: float) -> Database:
+    """The database of a bank, whose folder is made if need be."""
+    if url is None:
+        if folder is not None:
+            make_folder(folder)
+        return SqliteDatabase(folder, timeout_s)
+    if folder is None:
+        raise ConfigError(
+            "A bank in a PostgreSQL database keeps its K/V in a folder: give one instead of "
+            "':memory:'."
+        )
+    db = PostgresDatabase(folder, url, timeout_s)
+    make_folder(folder, rows_here=False)
+    return db

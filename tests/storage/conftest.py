@@ -14,11 +14,14 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "postgres"])
 def bank(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Storage]:
     """A claimed bank, once in a folder and once in memory."""
-    path = tmp_path / "bank" if request.param == "folder" else ":memory:"
-    with Storage.open(path, clock=clock) as storage:
+    path = ":memory:" if request.param == "memory" else tmp_path / "bank"
+    database = None
+    if request.param == "postgres":
+        database = request.getfixturevalue("postgres").url()
+    with Storage.open(path, database=database, clock=clock) as storage:
         storage.claim(MODEL, SPEC)
         storage.claim_retrieval(EMBEDDER)
         yield storage
