@@ -1,4 +1,4 @@
-"""The folder of a bank: made, or recognised, before anything in it is opened."""
+"""Where a bank is: its folder, made or recognised, and the database that goes with it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,32 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from memlong_agent.errors import StoreError
+from memlong_agent.errors import ConfigError, StoreError
 from memlong_agent.storage import faults
-from memlong_agent.storage.postgres import MARKER
-from memlong_agent.storage.sqlite import FILE
+from memlong_agent.storage.database import Database
+from memlong_agent.storage.postgres import MARKER, PostgresDatabase
+from memlong_agent.storage.sqlite import FILE, SqliteDatabase
+
+
+def open_database(folder: Path | None, url: str | None, timeout_s: float) -> Database:
+    """The database of a bank, whose folder is made if need be; None is memory.
+
+    Raises:
+        ConfigError: a URL without a folder, or not one of PostgreSQL.
+        StoreError: as :func:`make_folder`.
+    """
+    if url is None:
+        if folder is not None:
+            make_folder(folder)
+        return SqliteDatabase(folder, timeout_s)
+    if folder is None:
+        raise ConfigError(
+            "A bank in a PostgreSQL database keeps its K/V in a folder: give one instead of "
+            "':memory:'."
+        )
+    db = PostgresDatabase(folder, url, timeout_s)
+    make_folder(folder, rows_here=False)
+    return db
 
 
 def make_folder(path: Path, *, rows_here: bool = True) -> None:

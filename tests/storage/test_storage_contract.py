@@ -407,7 +407,7 @@ def test_owners_are_strangers(bank: Storage) -> None:
 
 def test_stats_count_rows_and_bytes(bank: Storage) -> None:
     bank.add(ALICE, [memory("a", "b"), memory("c")])
-    payload = 3 * 5 * SPEC.bytes_per_token
+    payload = 3 * (5 * SPEC.bytes_per_token + bank._blobs.cipher.overhead)
     assert bank.stats(ALICE) == {ALICE: OwnerStats(2, 3, 15, 3 * 4096 + payload)}
     assert (bank.tokens(ALICE), bank.tokens(BOB)) == (15, 0)
 
