@@ -33,7 +33,7 @@ from memlong_agent.model import MemoryModel, Placement, load_model
 from memlong_agent.model.identity import encoding_identity
 from memlong_agent.model.load import sliding_window
 from memlong_agent.records import Exported, Reply, Restored
-from memlong_agent.storage import Owner, OwnerStats
+from memlong_agent.storage import Owner, OwnerStats, Upgraded, upgrade
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
 _WINDOW = 4096
@@ -271,6 +271,14 @@ class MemLong:
     def doctor(self) -> Diagnosis:
         """Check identities, rows against files, and that memory moves the logits."""
         return examine(self.engine)
+
+    @staticmethod
+    def upgrade(bank: str | Path, *, timeout_s: float = 30.0) -> Upgraded:
+        """Bring a bank of an older version up to date; a backup of its database is made first.
+
+        Raises StoreVersionError for a bank of a newer version, StoreError when there is none.
+        """
+        return upgrade(bank, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Let go of the bank. Calls after this raise StoreError."""

@@ -58,7 +58,9 @@ def fill(bank: Storage) -> None:
     mark = RecallMark(house.chunk_pks[0], 0, 0.5, 0.25)
     bank.record_recalls(ANNA, "turn-boat", [mark, RecallMark(boat.chunk_pks[1], 1, 0.1)])
     bound = Binding(ANNA, boat.id)
-    bank.items.put(TENANT, NewItem(("anna", "facts"), "k", {"v": 1}, vector_of("x")[None], bound=bound))
+    bank.items.put(
+        TENANT, NewItem(("anna", "facts"), "k", {"v": 1}, vector_of("x")[None], bound=bound)
+    )
     bank.items.put(TENANT, NewItem(("all",), "free", {"v": 2}, ttl_s=1e6))
 
 
