@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from memlong_agent import __version__
 from memlong_agent.config import Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.memory.carriers import Draft, mean_vectors, new_memory
@@ -49,7 +48,6 @@ class ArchiveBank:
             tenant=tenant,
             owner=owner,
             dimensions=self._embedder.dimensions,
-            package=__version__,
             progress=progress or _ignored,
         )
 

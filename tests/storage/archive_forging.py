@@ -16,10 +16,12 @@ import numpy as np
 import torch
 import xxhash
 from bank_making import EMBEDDER, MODEL, SPEC, memory, vector_of
+from sqlalchemy import select, update
 
 from memlong_agent.storage import Binding, Counted, Manifest, NewItem, Owner, RecallMark, Storage
 from memlong_agent.storage.archive import tensors
 from memlong_agent.storage.archive.zipped import ZipWriter, read_entries, read_entry
+from memlong_agent.storage.models import memories
 
 TENANT, DIMENSIONS = "default", 6
 ANNA, BEN = Owner(TENANT, "user", "anna"), Owner(TENANT, "session", "ben")
@@ -64,10 +66,14 @@ def fill(bank: Storage) -> None:
     bank.items.put(TENANT, NewItem(("all",), "free", {"v": 2}, ttl_s=1e6))
 
 
+def supersede(bank: Storage, old: str, new: str) -> None:
+    with bank._db.scope(write=True) as conn:
+        pk = conn.scalar(select(memories.c.pk).where(memories.c.id == new))
+        conn.execute(update(memories).where(memories.c.id == old).values(superseded_by=pk))
+
+
 def export(bank: Storage, path: Path, owner: Owner | None = None) -> Manifest:
-    return bank.archives.export(
-        path, tenant=TENANT, owner=owner, dimensions=DIMENSIONS, package="test"
-    )
+    return bank.archives.export(path, tenant=TENANT, owner=owner, dimensions=DIMENSIONS)
 
 
 def restore(bank: Storage, path: Path, **options: Any) -> Counted:
@@ -101,8 +107,12 @@ def change_lines(parts: Parts, name: str, change: Callable[[list[Any]], Any]) ->
     parts[name] = b"".join(json.dumps(each).encode() + b"\n" for each in records)
 
 
-def change_manifest(parts: Parts, **changes: Any) -> None:
-    parts["manifest.json"] = json.dumps({**json.loads(parts["manifest.json"]), **changes}).encode()
+def change_manifest(archive: Parts, /, **changes: Any) -> None:
+    """Other values of some fields; of `counts` and `parts` those that are named."""
+    manifest = json.loads(archive["manifest.json"])
+    for name in {"counts", "parts"} & set(changes):
+        changes[name] = {**manifest[name], **changes[name]}
+    archive["manifest.json"] = json.dumps({**manifest, **changes}).encode()
 
 
 def change_tensor(parts: Parts, name: str, change: Callable[[Any], Any]) -> None:

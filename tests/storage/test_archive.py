@@ -27,9 +27,10 @@ from archive_forging import (
     put_together,
     restore,
     snapshot,
+    supersede,
 )
 from bank_making import EMBEDDER, MODEL, NOON, SPEC, Clock, memory
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from memlong_agent.errors import ArchiveError, ConfigError, IncompatibleMemoryError, StoreError
 from memlong_agent.identity import Identity
@@ -51,12 +52,6 @@ def plain(tmp_path: Path, clock: Clock) -> Iterator[Storage]:
     """One kind of bank, where the kind makes no difference."""
     with claimed(tmp_path / "bank", clock=clock) as storage:
         yield storage
-
-
-def supersede(bank: Storage, old: str, new: str) -> None:
-    with bank._db.scope(write=True) as conn:
-        pk = conn.scalar(select(memories.c.pk).where(memories.c.id == new))
-        conn.execute(update(memories).where(memories.c.id == old).values(superseded_by=pk))
 
 
 def without_keys(memory: StoredMemory) -> StoredMemory:
@@ -312,7 +307,7 @@ def test_what_is_forgotten_while_it_is_exported_is_left_out(
             bank.delete(ANNA, [victim.id])
 
     manifest = bank.archives.export(
-        tmp_path / "x", tenant=TENANT, dimensions=DIMENSIONS, package="", progress=forgetting
+        tmp_path / "x", tenant=TENANT, dimensions=DIMENSIONS, progress=forgetting
     )
     assert (manifest.counts["memories"], manifest.counts["superseded"]) == (4, 0)
     assert manifest.counts["items"] == 1  # the bound one went with its memory
@@ -332,9 +327,7 @@ def test_what_is_changed_while_it_is_exported_makes_it_begin_anew(
         if (number := next(changes, None)) is not None:
             plain.replace(ANNA, victim.id, memory(f"changed {number}", session="s"))
 
-    plain.archives.export(
-        tmp_path / "x", tenant=TENANT, dimensions=DIMENSIONS, package="", progress=changing
-    )
+    plain.archives.export(tmp_path / "x", tenant=TENANT, dimensions=DIMENSIONS, progress=changing)
     restore(other, tmp_path / "x")
     assert_same(plain, other, ANNA)
     with pytest.raises(StoreError, match="changed all the time"):
@@ -342,7 +335,6 @@ def test_what_is_changed_while_it_is_exported_makes_it_begin_anew(
             tmp_path / "y",
             tenant=TENANT,
             dimensions=DIMENSIONS,
-            package="",
             progress=lambda _: bool(plain.replace(ANNA, victim.id, memory("again"))),
         )
     assert not (tmp_path / "y").exists()

@@ -64,20 +64,18 @@ class Archives:
         tenant: str,
         owner: Owner | None = None,
         dimensions: int,
-        package: str,
         progress: Progress = _ignored,
     ) -> Manifest:
         """Write the memories of one owner, or of a tenant, as they are at one moment.
 
         Args:
             dimensions: Of the bank's vectors; 0 without.
-            package: Version of memlong-agent, for the record.
 
         Raises:
             ArchiveError: there is something at `path`, or it cannot be written.
             StoreError: the bank cannot be read; StoreLockedError if it never stood still.
         """
-        about = self._about(tenant, dimensions, package)
+        about = self._about(tenant, dimensions)
         export = Export(self._db, self._blobs, about.spec, about, self._clock())
         return export.write(path, owner, progress)
 
@@ -107,7 +105,7 @@ class Archives:
             IncompatibleMemoryError: another model or embedder wrote it; names each difference.
             StoreError: the bank cannot be written.
         """
-        mine = self._about(tenant, dimensions, "")
+        mine = self._about(tenant, dimensions)
         with _opened(path) as (fd, size), Scratch(path.parent) as scratch:
             entries = read_entries(fd, size)
             theirs = manifest_of(fd, entries)
@@ -123,7 +121,7 @@ class Archives:
             progress(1.0)
             return counted
 
-    def _about(self, tenant: str, dimensions: int, package: str) -> Manifest:
+    def _about(self, tenant: str, dimensions: int) -> Manifest:
         with self._db.scope() as conn:
             found = {key: reads.meta_value(conn, key) for key in _CLAIMS}
         if found["encoding"] is None or found["kv_spec"] is None:
@@ -132,7 +130,6 @@ class Archives:
         return Manifest(
             tenant=tenant,
             created_at=self._clock().isoformat(),
-            package=package,
             encoding=dict(Identity.from_json(found["encoding"]).parts),
             retrieval=dict(retrieval.parts),
             kv=spec_values(spec_from_json(found["kv_spec"])),

@@ -206,7 +206,6 @@ class _Writer:
         return Manifest(
             tenant=about.tenant,
             created_at=about.created_at,
-            package=about.package,
             encoding=about.encoding,
             retrieval=about.retrieval,
             kv=spec_values(self._spec),

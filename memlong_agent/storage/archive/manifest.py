@@ -33,8 +33,6 @@ class Manifest:
 
     tenant: str
     created_at: str
-    package: str
-    """Version of memlong-agent that wrote it."""
     encoding: dict[str, str]
     retrieval: dict[str, str]
     kv: dict[str, Any]
@@ -158,7 +156,6 @@ _FIELDS: fields.Fields = {
     "version": fields.number(VERSION, VERSION),
     "tenant": fields.text,
     "created_at": fields.time,
-    "package": fields.text,
     "encoding": fields.strings,
     "retrieval": fields.strings,
     "kv": _kv,
