@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memlong_agent.errors import (
+        ArchiveError,
         ConfigError,
         ContextOverflowError,
         IncompatibleMemoryError,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         MemoryNotFoundError,
         StoreCorruptError,
         StoreError,
+        StoreKeyError,
         StoreLockedError,
         StoreVersionError,
         UnsupportedModelError,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ArchiveError",
     "ConfigError",
     "ContextOverflowError",
     "IncompatibleMemoryError",
@@ -40,6 +43,7 @@ __all__ = [
     "Session",
     "StoreCorruptError",
     "StoreError",
+    "StoreKeyError",
     "StoreLockedError",
     "StoreVersionError",
     "Stream",

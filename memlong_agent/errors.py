@@ -6,10 +6,12 @@ MemLongError
 ├── UnsupportedModelError     a model that cannot be found, loaded or given a memory
 ├── IncompatibleMemoryError   the bank was written by another model or embedder
 ├── MemoryNotFoundError       no memory with this id (also KeyError)
+├── ArchiveError              an archive is damaged, hostile, or not for this bank
 └── StoreError                the bank folder cannot be read or written
     ├── StoreVersionError     written by a newer or an older version of memlong-agent
     ├── StoreCorruptError     a file is damaged: names it, what was expected and what was found
-    └── StoreLockedError      another process kept the bank busy past the timeout
+    ├── StoreLockedError      another process kept the bank busy past the timeout
+    └── StoreKeyError         an encrypted bank without its key, or with a wrong one
 """
 
 from __future__ import annotations
@@ -57,3 +59,11 @@ class StoreCorruptError(StoreError):
 
 class StoreLockedError(StoreError):
     """Another process kept the bank busy past the timeout."""
+
+
+class StoreKeyError(StoreError):
+    """The bank is encrypted, and no key or a wrong one was given; or a key for a plain bank."""
+
+
+class ArchiveError(MemLongError):
+    """A file is not an archive of memories that this bank can take in; nothing was written."""

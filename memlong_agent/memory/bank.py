@@ -149,7 +149,7 @@ class MemoryBank:
         if draft is None:
             self.discard_turn(owner, turn)
             return Written([])
-        stored = self._put_exchange(owner, replace(draft, pending=None))
+        stored = self._put_exchange(owner, replace(draft, pending=None, turn=turn))
         with _left_for_later("Text that a finished turn had pending"):
             self._storage.discard(owner, turn)
         return Written([memory_record(stored)], self._evict(owner, stored.chunk_pks))

@@ -44,6 +44,8 @@ class Draft:
     recallable: bool = True
     pending: str | None = None
     """The turn that is still running and alone may recall this."""
+    turn: str | None = None
+    """The turn that wrote it, if one did."""
 
     @property
     def embedded_texts(self) -> list[list[str]]:
@@ -133,6 +135,7 @@ def new_memory(draft: Draft, vectors: Vectors) -> NewMemory:
         expires_at=draft.expires_at,
         recallable=draft.recallable,
         pending=draft.pending,
+        turn=draft.turn,
     )
 
 

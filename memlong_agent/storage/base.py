@@ -60,6 +60,10 @@ class NewChunk:
     kv: KVChunk
     vector: Matrix | None = None  # (E,)
     """Unit vector, the same length in the whole bank; None under a lexical-only embedder."""
+    ordinal: int | None = None
+    """Place in its memory, for restoring one of which parts were evicted; default: as listed."""
+    counter: int = 0
+    last_recalled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +88,8 @@ class NewMemory:
     recallable: bool = True
     pending: str | None = None
     """Turn that is still running; no `message_id` and no role `document` with it."""
+    turn: str | None = None
+    """Turn that wrote it; what that turn recalled is mentioned in it."""
     id: str | None = None
     """32 hexadecimal digits, for import and rebuild; default: random."""
 
@@ -107,6 +113,7 @@ class StoredMemory:
     superseded_by: str | None
     recallable: bool
     pending: str | None
+    turn: str | None
     tokens: int
     """Tokens of all chunks, headers included."""
     chunk_pks: tuple[int, ...]

@@ -22,7 +22,16 @@ import torch
 
 from memlong_agent.kv import KVChunk, KVSpec
 from memlong_agent.storage import faults
-from memlong_agent.storage.kvfile import BlobRef, checked, checksum_of, damaged, encode, memory_of
+from memlong_agent.storage.kvfile import (
+    BlobRef,
+    checked,
+    checksum_of,
+    damaged,
+    encode,
+    memory_of,
+    sealed,
+)
+from memlong_agent.storage.seal import PLAIN, Cipher
 
 # 64 files of 300 KB are read cold in 64, 22, 34 ms with one, four, eight threads and written
 # durably in 400, 63, 39 ms. Four: they stay as long as the bank, and calls add no others that stay.
@@ -34,6 +43,9 @@ R = TypeVar("R")
 
 class BlobStore(Protocol):
     """Where K/V live. Thread-safe. Raises StoreError when the medium fails."""
+
+    cipher: Cipher
+    """Of the bank; put in when the bank is unlocked, before the first chunk."""
 
     def publish(self, spec: KVSpec, chunks: Sequence[KVChunk]) -> list[BlobRef]:
         """Make all chunks durable, or none. ConfigError if a chunk is not of `spec`."""
@@ -62,6 +74,7 @@ class FileBlobs:
     def __init__(self, bank: Path) -> None:
         self._bank = bank
         self._kv = bank / "kv"
+        self.cipher: Cipher = PLAIN
         self._pin = torch.cuda.is_available()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = 0
@@ -124,7 +137,7 @@ class FileBlobs:
             self._pool = None
 
     def _write(self, spec: KVSpec, blob_id: str, chunk: KVChunk) -> BlobRef:
-        parts = encode(spec, chunk)
+        parts = sealed(self.cipher, blob_id, encode(spec, chunk))
         path = self.path_of(blob_id).with_suffix(".tmp")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -148,7 +161,8 @@ class FileBlobs:
             size = os.fstat(fd).st_size
             if size != ref.nbytes:
                 raise damaged(str(path), f"{ref.nbytes} bytes", f"{size} bytes")
-            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self._pin)
+            pin = self._pin and not self.cipher.sealed  # what is sealed is not sent to a device
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
             target, done = memory_of(buffer), 0
             while done < size:
                 got = os.preadv(fd, [target[done:]], done)
@@ -157,7 +171,7 @@ class FileBlobs:
                 done += got
         finally:
             os.close(fd)
-        return checked(spec, ref, str(path), buffer)
+        return checked(spec, ref, str(path), buffer, self.cipher, pin=self._pin)
 
     def _make_folders(self, names: Iterable[str]) -> None:
         made = 0
@@ -199,14 +213,16 @@ class MemoryBlobs:
     """The same bytes in a dict, for `bank=":memory:"`; gone with the process, so never stray."""
 
     def __init__(self) -> None:
+        self.cipher: Cipher = PLAIN
         self._files: dict[str, bytes] = {}
 
     def publish(self, spec: KVSpec, chunks: Sequence[KVChunk]) -> list[BlobRef]:
         refs: list[BlobRef] = []
         files: dict[str, bytes] = {}
         for chunk in chunks:
-            parts = encode(spec, chunk)
-            data, blob_id = b"".join(parts), secrets.token_hex(16)
+            blob_id = secrets.token_hex(16)
+            parts = sealed(self.cipher, blob_id, encode(spec, chunk))
+            data = b"".join(parts)
             files[blob_id] = data
             refs.append(BlobRef(blob_id, chunk.tokens, len(data), checksum_of(parts)))
         self._files.update(files)
@@ -219,7 +235,8 @@ class MemoryBlobs:
         data = self._files.get(ref.blob_id)
         if data is None:
             raise damaged(ref.blob_id, f"{ref.nbytes} bytes", "nothing")
-        return checked(spec, ref, ref.blob_id, torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return checked(spec, ref, ref.blob_id, buffer, self.cipher)
 
     def remove(self, blob_ids: Iterable[str]) -> None:
         for blob_id in blob_ids:

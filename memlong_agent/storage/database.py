@@ -1,59 +1,55 @@
-"""SQLite under SQLAlchemy: connections, the one session scope, locks between processes.
+"""A bank's database under SQLAlchemy: the one session scope, and the locks between processes.
 
-In: a bank folder, or None for memory. Out: transactions. It knows no table.
+In: a bank folder, or None for memory. Out: transactions. It knows no table; what differs between
+SQLite and PostgreSQL is in sqlite.py and postgres.py.
 
 `scope()` is the only place that begins, commits, rolls back, closes and translates errors.
-bank.sqlite is never opened by hand: closing any descriptor of a file drops all POSIX locks that
-this process holds on it, SQLite's included.
 """
 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, create_engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from memlong_agent.errors import ConfigError, StoreError
-from memlong_agent.storage import faults
+from memlong_agent.storage import faults, seal
+from memlong_agent.storage.lexical import Lexical
+from memlong_agent.storage.seal import PLAIN, Cipher
 
-_log = logging.getLogger("memlong_agent.storage")
-_WAL_BYTES = 4 << 20
-_PRAGMAS = (
-    "journal_mode = WAL",
-    "synchronous = FULL",  # a delete must not come back after its file is gone
-    "foreign_keys = ON",
-    "secure_delete = ON",  # what is forgotten is overwritten with zeros
-    "temp_store = MEMORY",  # no remembered text in temporary files
-    "mmap_size = 0",  # page faults are 5-8x slower than reads on a cold disk
-    "wal_autocheckpoint = 0",  # see Database.checkpoint
-    f"journal_size_limit = {_WAL_BYTES}",
-)
-_warned = threading.Event()
+Contents = Literal["nothing", "bank", "other"]
 
 
-class Database:
-    """One bank's database; safe between threads, processes and across `fork`."""
+class Database(ABC):
+    """One bank's database; safe between threads, processes and across `fork`.
 
-    def __init__(self, folder: Path | None, timeout_s: float) -> None:
+    One writer at a time in the whole bank, so that keys and event numbers rise in the order of the
+    commits; readers see one consistent state and wait for nobody.
+    """
+
+    def __init__(self, engine: Engine, folder: Path | None, place: str, timeout_s: float) -> None:
         self.folder = folder
-        self.place = ":memory:" if folder is None else str(folder)
+        self.place = place
+        """How errors name the bank; never holds a password."""
         self.timeout_s = timeout_s
+        self.cipher: Cipher = PLAIN
+        self.guard: Callable[[Connection], None] | None = None
+        """Called first in every transaction; refuses when the bank became another's meanwhile."""
+        self._engine = engine
         self._pid = os.getpid()
         self._closed = False
         # Memory is one connection: its transactions go one at a time.
         self._turn: AbstractContextManager[Any] = nullcontext() if folder else threading.RLock()
-        self._engine = _engine(folder, timeout_s)
-        _log_wal_reset_bug()
 
     @property
     def engine(self) -> Engine:
@@ -64,37 +60,27 @@ class Database:
     def scope(self, *, write: bool = False) -> Iterator[Connection]:
         """One transaction: committed at the end, rolled back when anything is raised.
 
-        Writers begin IMMEDIATE: a deferred transaction that reads and then writes fails at once
-        when another process wrote in between, whatever the timeout.
-
         Raises:
             StoreLockedError: busy past `timeout_s`.
-            ConfigError: a text that UTF-8 cannot hold.
-            StoreError: the disk is full, damaged, read-only, or the bank is closed.
+            ConfigError: a text that UTF-8 cannot hold, or with a NUL character.
+            StoreError: the disk is full, damaged, read-only, the server is away, or the bank is
+                closed.
         """
         if self._closed:
             raise StoreError(f"The bank at {self.place} is closed. Open it again.")
         if self._pid != os.getpid() and self.folder is not None:
-            # SQLite connections must not be used, nor closed, on the other side of a fork.
+            # Connections must not be used, nor closed, on the other side of a fork.
             self._engine.dispose(close=False)
             self._pid = os.getpid()
-        try:
-            with self._turn, self._engine.connect() as plain:
-                conn = plain.execution_options(memlong_write=write)
-                with conn.begin():
-                    yield conn
-        except (sqlite3.Error, SQLAlchemyError) as exc:
-            raise faults.from_sql(exc, self.place, self.timeout_s) from exc
-        except UnicodeEncodeError as exc:
-            raise ConfigError(
-                f"{exc.object!r} cannot be stored: it holds half a character (a lone surrogate). "
-                "Pass text that encodes to UTF-8."
-            ) from exc
-        if write and self._wal_bytes() > _WAL_BYTES:
-            try:
-                self.checkpoint()
-            except StoreError as exc:  # the transaction is committed: this may wait for the next
-                _log.warning("The write-ahead log could not be moved into the bank: %s", exc)
+        with self._translated(), self._turn, self._engine.connect() as plain:
+            conn = plain.execution_options(**{seal.OPTION: self.cipher}, **self._options(write))
+            with conn.begin():
+                self._begin(conn, write)
+                if self.guard is not None:
+                    self.guard(conn)
+                yield conn
+        if write:
+            self._wrote()
 
     @contextmanager
     def exclusive(self, *, wait: bool = True) -> Iterator[bool]:
@@ -111,41 +97,70 @@ class Database:
         finally:
             os.close(fd)
 
-    def checkpoint(self, *, truncate: bool = False) -> None:
-        """Move the write-ahead log into the database; with `truncate`, leave the log empty.
-
-        SQLite before 3.51.3 can lose pages when two checkpoints overlap, in one process or in two,
-        so none is automatic and each holds the lock. Without `truncate` a busy lock means that
-        somebody else is at it, and nothing is done.
-        """
-        with self.exclusive(wait=truncate) as got:
-            if not got:
-                if truncate:
-                    raise faults.locked(self.place, self.timeout_s)
-                return
-            mode = "TRUNCATE" if truncate else "PASSIVE"
-            try:
-                with self._turn:
-                    raw = self._engine.raw_connection()
-                    try:
-                        busy = raw.cursor().execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0]
-                    finally:
-                        raw.close()
-            except (sqlite3.Error, SQLAlchemyError) as exc:
-                raise faults.from_sql(exc, self.place, self.timeout_s) from exc
-            if truncate and busy:
-                raise faults.locked(self.place, self.timeout_s)
-
     def close(self) -> None:
         self._closed = True
         self._engine.dispose(close=self._pid == os.getpid())
 
-    def _wal_bytes(self) -> int:
-        if self.folder is None:
-            return 0
-        with suppress(FileNotFoundError):
-            return os.stat(self.folder / "bank.sqlite-wal").st_size
-        return 0
+    @abstractmethod
+    def lexical(self) -> Lexical:
+        """The word index that lives in this database."""
+
+    @abstractmethod
+    def require(self, conn: Connection) -> None:
+        """StoreError unless this database can hold a bank."""
+
+    @abstractmethod
+    def contents(self, conn: Connection) -> Contents:
+        """Whether there is nothing yet, a bank, or something of another program."""
+
+    @abstractmethod
+    def foreign(self) -> StoreError:
+        """The error for a database that holds something of another program."""
+
+    @abstractmethod
+    def bind(self, bank_id: str, *, new: bool) -> None:
+        """Hold the folder of K/V and these rows together; inside the transaction of a new bank.
+
+        StoreError if the folder is another bank's.
+        """
+
+    @abstractmethod
+    def settled(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees how each earlier one of this process ended, even a commit whose
+        answer was lost."""
+
+    @abstractmethod
+    def purge(self) -> None:
+        """Leave no byte of deleted rows in the files of the database, nor in its log if that is
+        the bank's own. StoreLockedError if others keep reading them past the timeout."""
+
+    @abstractmethod
+    def problems(self, conn: Connection) -> list[str]:
+        """What the database itself finds wrong with its files and references."""
+
+    def _options(self, write: bool) -> dict[str, Any]:
+        """Execution options of a transaction."""
+        return {}
+
+    @abstractmethod
+    def _begin(self, conn: Connection, write: bool) -> None:
+        """First thing in a transaction: a writer waits here for the others."""
+
+    @abstractmethod
+    def _wrote(self) -> None:
+        """After a commit."""
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, SQLAlchemyError) as exc:
+            raise faults.from_sql(exc, self.place, self.timeout_s) from exc
+        except UnicodeEncodeError as exc:
+            raise ConfigError(
+                f"{exc.object!r} cannot be stored: it holds half a character (a lone surrogate). "
+                "Pass text that encodes to UTF-8."
+            ) from exc
 
     def _flock(self, fd: int, wait_s: float) -> bool:
         deadline = time.monotonic() + wait_s
@@ -157,74 +172,3 @@ class Database:
                 if time.monotonic() >= deadline:
                     return False
                 time.sleep(0.01)
-
-
-def make_folder(path: Path) -> None:
-    """Create an empty bank folder, or accept one that is a bank already.
-
-    Raises:
-        StoreError: the path is a file, holds other things, or cannot be written.
-    """
-    try:
-        if path.exists() and not path.is_dir():
-            raise StoreError(f"{path} is a file, a bank is a folder. Give the path of a folder.")
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        names = {entry.name for entry in path.iterdir()}
-        if "bank.sqlite" not in names:
-            if names - {"bank.lock", "kv"}:
-                raise StoreError(
-                    f"{path} is not a memory bank: it holds {min(names)!r} and no "
-                    "bank.sqlite. Give an empty or a new folder."
-                )
-            path.chmod(0o700)
-            # Made by hand once, for its mode; log and shared memory inherit it from SQLite.
-            with suppress(FileExistsError):
-                os.close(os.open(path / "bank.sqlite", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        (path / "kv").mkdir(mode=0o700, exist_ok=True)
-    except OSError as exc:
-        raise faults.from_os(exc, str(path)) from exc
-
-
-def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """SQLite 3.7.0 to 3.51.2, but for the two branches that got the fix (sqlite.org/wal.html)."""
-    fixed = version[:2] == (3, 44) and version >= (3, 44, 6)
-    fixed = fixed or (version[:2] == (3, 50) and version >= (3, 50, 7))
-    return (3, 7, 0) <= version < (3, 51, 3) and not fixed
-
-
-def _log_wal_reset_bug() -> None:
-    if has_wal_reset_bug(sqlite3.sqlite_version_info) and not _warned.is_set():
-        _warned.set()
-        _log.info(
-            "SQLite %s has the WAL-reset bug (fixed in 3.51.3); checkpoints are taken one at a "
-            "time, under bank.lock. Do not write to the bank with other programs.",
-            sqlite3.sqlite_version,
-        )
-
-
-def _engine(folder: Path | None, timeout_s: float) -> Engine:
-    if folder is None:
-        engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-    else:
-        engine = create_engine(
-            URL.create("sqlite", database=str(folder / "bank.sqlite")),
-            poolclass=QueuePool,
-            pool_timeout=timeout_s,
-            connect_args={"timeout": timeout_s},
-        )
-    event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
-    return engine
-
-
-def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # BEGIN is ours; the driver's own comes too late
-    for pragma in _PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-
-
-def _on_begin(conn: Connection) -> None:
-    write = conn.get_execution_options().get("memlong_write", False)
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

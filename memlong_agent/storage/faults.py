@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from memlong_agent.errors import (
@@ -39,7 +39,9 @@ def from_os(exc: OSError, place: str) -> StoreError:
 
 def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float) -> MemLongError:
     """An SQLite or SQLAlchemy error met in the bank at `place`."""
-    cause = exc.orig if isinstance(exc, DBAPIError) else exc
+    cause = exc.orig if isinstance(exc, StatementError) else exc
+    if isinstance(cause, MemLongError):
+        return cause  # of a value that a column refused
     # Extended codes keep the primary one in the low byte (SQLITE_BUSY_SNAPSHOT is 5 | 2 << 8).
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or isinstance(exc, PoolTimeoutError):

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from memlong_agent.errors import ConfigError
-from memlong_agent.storage import reads
+from memlong_agent.storage import reads, seal
 from memlong_agent.storage.base import Matrix, Owner
 from memlong_agent.storage.database import Database
+from memlong_agent.storage.dialects import upsert
 from memlong_agent.storage.models import items, memories, owners
 
 Namespace = tuple[str, ...]
@@ -88,14 +88,14 @@ class ItemStore:
         ConfigError as for :meth:`check`, MemoryNotFoundError if it is bound to nothing.
         """
         now, place = self._clock(), _place(tenant, new.namespace, new.key)
-        values = {**_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
+        plain = {**_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
         with self._db.scope(write=True) as conn:
+            values = _sealed(seal.of(conn), _row(**place), plain)
             old = _first(conn, tenant, new.namespace, new.key)
             gone = old is None or (old.expires_at is not None and old.expires_at <= now)
             values |= {"created_at": now} if gone else {}
             values |= _bind(conn, new.bound, values["expires_at"])
-            statement = upsert(items).values(**place, **{"created_at": now, **values})
-            conn.execute(statement.on_conflict_do_update(set_=values))
+            conn.execute(upsert(conn, items, {**place, "created_at": now, **values}, values))
             return None if old is None else old.bound
 
     def get(
@@ -122,7 +122,8 @@ class ItemStore:
         query = query.where(_alive(self._clock()))
         query = query.order_by(items.c.updated_at.desc(), items.c.pk.desc())
         with self._db.scope() as conn:
-            return [_stored(row) for row in conn.execute(query.limit(limit).offset(offset))]
+            rows = conn.execute(query.limit(limit).offset(offset))
+            return [_stored(seal.of(conn), row) for row in rows]
 
     def refresh(self, pks: Sequence[int]) -> None:
         """Begin the time to live of items anew, and of the memories they are bound to."""
@@ -149,7 +150,7 @@ class ItemStore:
         over = items.c.expires_at <= self._clock()
         query = _query().where(items.c.tenant == tenant, over).order_by(items.c.expires_at)
         with self._db.scope() as conn:
-            return [_stored(row) for row in conn.execute(query.limit(limit))]
+            return [_stored(seal.of(conn), row) for row in conn.execute(query.limit(limit))]
 
     def namespaces(self, tenant: str) -> Sequence[Namespace]:
         """All namespaces that hold an item, sorted."""
@@ -181,7 +182,7 @@ def _text(namespace: Namespace) -> str:
 
 
 def _stores(text: str) -> bool:
-    """Whether SQLite gives back what it was given."""
+    """Whether every database gives back what it was given."""
     return "\0" not in text and text.encode(errors="ignore").decode() == text
 
 
@@ -241,7 +242,7 @@ def _first(
     place = [items.c[name] == value for name, value in _place(tenant, namespace, key).items()]
     query = _query().where(*place)
     row = conn.execute(query if now is None else query.where(_alive(now))).first()
-    return None if row is None else _stored(row)
+    return None if row is None else _stored(seal.of(conn), row)
 
 
 def _alive(now: datetime) -> ColumnElement[bool]:
@@ -257,8 +258,21 @@ def _below(prefix: Namespace) -> ColumnElement[bool]:
     return (items.c.namespace >= text) & (items.c.namespace < after)
 
 
-def _stored(row: Row[Any]) -> StoredItem:
-    blob = getattr(row, "vectors", None)
+def _row(tenant: str, namespace: str, key: str) -> str:
+    """What identifies an item for ever."""
+    return json.dumps([tenant, namespace, key])
+
+
+def _sealed(cipher: seal.Cipher, row: str, values: dict[str, Any]) -> dict[str, Any]:
+    value = cipher.seal_json(values["value"], "items.value", row)
+    blob = values["vectors"]
+    blob = None if blob is None else cipher.seal(blob, "items.vectors", row)
+    return {**values, "value": value, "vectors": blob}
+
+
+def _stored(cipher: seal.Cipher, row: Row[Any]) -> StoredItem:
+    place, blob = _row(row.tenant, row.namespace, row.key), getattr(row, "vectors", None)
+    blob = None if blob is None else cipher.open(blob, "items.vectors", place)
     bound = None
     if row.memory_id is not None and row.kind is not None:
         bound = Binding(Owner(row.owner_tenant, row.kind, row.name), row.memory_id)
@@ -266,7 +280,7 @@ def _stored(row: Row[Any]) -> StoredItem:
         pk=row.pk,
         namespace=_labels(row.namespace),
         key=row.key,
-        value=row.value,
+        value=cipher.open_json(row.value, "items.value", place),
         created_at=row.created_at,
         updated_at=row.updated_at,
         expires_at=row.expires_at,

@@ -6,13 +6,14 @@ It knows no folder and no row.
 Layout: header, padded with spaces to a multiple of 4096 bytes (one page, unless more than about
 twenty layers are stored), so that the payload is page-aligned; then `k.<layer>` for all layers,
 then `v.<layer>`, each (H_kv, C, D). The header follows from spec and C alone, so one read gets
-everything. The checksum covers the whole file.
+everything. In an encrypted bank the file is this, sealed for its blob id as one value. The checksum
+covers the whole file as it is stored.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,10 @@ import xxhash
 
 from memlong_agent.errors import ConfigError, StoreCorruptError
 from memlong_agent.kv import KVChunk, KVSpec
+from memlong_agent.storage.seal import PLAIN, Cipher
 
 _PAGE = 4096
+_PLACE = "kv file"
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
@@ -94,11 +97,36 @@ def checksum_of(parts: Iterable[memoryview]) -> str:
     return digest.hexdigest()
 
 
-def checked(spec: KVSpec, ref: BlobRef, name: str, buffer: torch.Tensor) -> KVChunk:
-    """Decode a whole file after comparing its checksum; StoreCorruptError names the file."""
+def sealed(cipher: Cipher, blob_id: str, parts: Sequence[memoryview]) -> Sequence[memoryview]:
+    """The file as it is stored: the same buffers, or one that is sealed for this id."""
+    if not cipher.sealed:
+        return parts
+    return [memoryview(cipher.seal(b"".join(parts), _PLACE, blob_id))]
+
+
+def checked(
+    spec: KVSpec,
+    ref: BlobRef,
+    name: str,
+    buffer: torch.Tensor,
+    cipher: Cipher = PLAIN,
+    *,
+    pin: bool = False,
+) -> KVChunk:
+    """Decode a whole file after comparing its checksum; StoreCorruptError names the file.
+
+    With `pin` what was unsealed lies in pinned memory.
+    """
     found = checksum_of([memory_of(buffer)])
     if found != ref.checksum:
         raise damaged(name, f"checksum {ref.checksum}", f"checksum {found}")
+    if cipher.sealed:
+        try:
+            plain = cipher.open(memory_of(buffer), _PLACE, ref.blob_id)
+        except StoreCorruptError:
+            raise damaged(name, "a file that this bank sealed", "another") from None
+        buffer = torch.empty(len(plain), dtype=torch.uint8, pin_memory=pin)
+        memory_of(buffer)[:] = plain
     return decode(spec, ref.tokens, buffer)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from memlong_agent.errors import StoreError
 from memlong_agent.storage.base import Pks
 
 _WORDS = re.compile(r"\w+")
@@ -88,30 +88,12 @@ def _split_unspaced(word: str) -> list[str]:
     return pairs + [part[:_MAX_TERM] for part in _UNSPACED.sub(" ", word).split()]
 
 
-def require_module(conn: Connection, name: str) -> None:
-    """StoreError unless this SQLite has the virtual table module `name`."""
-    query = "SELECT 1 FROM pragma_module_list WHERE name = ?"
-    if conn.exec_driver_sql(query, (name,)).first() is None:
-        raise StoreError(
-            f"This Python's SQLite was built without {name}, which the word index needs. "
-            "Use a Python from python.org, conda or uv, whose SQLite has it."
-        )
-
-
-class Fts5Lexical:
-    """FTS5, for folder banks and for memory."""
-
-    def add(self, conn: Connection, owner_pk: int, texts: Sequence[tuple[int, str]]) -> None:
-        rows = [(pk, " ".join(_owned(owner_pk, terms(text)))) for pk, text in texts]
-        conn.exec_driver_sql("INSERT INTO lexical (rowid, terms) VALUES (?, ?)", rows)
-
-    def remove(self, conn: Connection, pks: Sequence[int]) -> None:
-        if pks:
-            conn.exec_driver_sql("DELETE FROM lexical WHERE rowid = ?", [(pk,) for pk in pks])
+class RankedLexical(ABC):
+    """What every word index shares: which terms of a question count, and the order of the hits."""
 
     def search(self, conn: Connection, owner_pk: int, chunks: int, text: str) -> Ranking:
         kept = self._kept(conn, owner_pk, chunks, text)
-        postings = [self._postings(conn, term) for term, _ in kept]
+        postings = self._postings(conn, [term for term, _ in kept])
         if not postings:
             return Ranking(np.empty(0, np.int64), np.empty(0), np.empty(0, np.bool_))
         sizes = [len(found) for found in postings]
@@ -123,6 +105,48 @@ class Fts5Lexical:
         rare = np.bincount(place, weights=np.repeat(frequencies <= rare_up_to, sizes)) > 0
         order = np.lexsort((pks, -scores))
         return Ranking(pks[order], scores[order], rare[order])
+
+    def _kept(
+        self, conn: Connection, owner_pk: int, chunks: int, text: str
+    ) -> list[tuple[str, int]]:
+        """At most six (term, document frequency), rarest first."""
+        most = max(3, int(_MAX_SHARE * chunks))
+        words = list(dict.fromkeys(owned(owner_pk, terms(text))))
+        found: list[tuple[int, str]] = []
+        for limit in sorted({min(most, _FIRST_LOOK), most}):
+            counts = self._counts(conn, words, limit + 1)
+            found += [(df, word) for word, df in counts.items() if 0 < df <= limit]
+            words = [word for word, df in counts.items() if df > limit]
+            if len(found) >= _MAX_TERMS:
+                break
+        kept: list[tuple[str, int]] = []
+        budget = _MAX_POSTINGS
+        for df, term in sorted(found)[:_MAX_TERMS]:
+            budget -= df
+            if kept and budget < 0:
+                break
+            kept.append((term, df))
+        return kept
+
+    @abstractmethod
+    def _counts(self, conn: Connection, words: Sequence[str], most: int) -> dict[str, int]:
+        """In how many chunks each word is, counted up to `most`; it may leave out those in none."""
+
+    @abstractmethod
+    def _postings(self, conn: Connection, words: Sequence[str]) -> list[Pks]:
+        """Keys of the chunks that hold each word, in the order of `words`."""
+
+
+class Fts5Lexical(RankedLexical):
+    """FTS5, for folder banks and for memory."""
+
+    def add(self, conn: Connection, owner_pk: int, texts: Sequence[tuple[int, str]]) -> None:
+        rows = [(pk, " ".join(owned(owner_pk, terms(text)))) for pk, text in texts]
+        conn.exec_driver_sql("INSERT INTO lexical (rowid, terms) VALUES (?, ?)", rows)
+
+    def remove(self, conn: Connection, pks: Sequence[int]) -> None:
+        if pks:
+            conn.exec_driver_sql("DELETE FROM lexical WHERE rowid = ?", [(pk,) for pk in pks])
 
     def disagreements(self, conn: Connection) -> list[str]:
         unindexed = "SELECT pk FROM chunks EXCEPT SELECT rowid FROM lexical"
@@ -137,41 +161,21 @@ class Fts5Lexical:
     def optimize(self, conn: Connection) -> None:
         conn.exec_driver_sql("INSERT INTO lexical (lexical) VALUES ('optimize')")
 
-    def _kept(
-        self, conn: Connection, owner_pk: int, chunks: int, text: str
-    ) -> list[tuple[str, int]]:
-        """At most six (term, document frequency), rarest first."""
-        most = max(3, int(_MAX_SHARE * chunks))
-        words = dict.fromkeys(_owned(owner_pk, terms(text)))
-        found: list[tuple[int, str]] = []
-        for limit in sorted({min(most, _FIRST_LOOK), most}):
-            counts = {word: self._count(conn, word, limit + 1) for word in words}
-            found += [(df, word) for word, df in counts.items() if 0 < df <= limit]
-            words = {word: None for word, df in counts.items() if df > limit}
-            if len(found) >= _MAX_TERMS:
-                break
-        kept: list[tuple[str, int]] = []
-        budget = _MAX_POSTINGS
-        for df, term in sorted(found)[:_MAX_TERMS]:
-            budget -= df
-            if kept and budget < 0:
-                break
-            kept.append((term, df))
-        return kept
-
-    def _count(self, conn: Connection, term: str, most: int) -> int:
+    def _counts(self, conn: Connection, words: Sequence[str], most: int) -> dict[str, int]:
         # Counting stops at the limit: 0.15 ms at most, where an fts5vocab lookup walks the whole
         # posting list (1.2 ms for a word that is in all of 1e5 chunks).
         some = f"SELECT 1 FROM lexical WHERE lexical MATCH ? LIMIT {most}"
-        found = conn.exec_driver_sql(f"SELECT count(*) FROM ({some})", (f'"{term}"',))
-        return int(found.scalar_one())
+        count = f"SELECT count(*) FROM ({some})"
+        return {
+            word: int(conn.exec_driver_sql(count, (f'"{word}"',)).scalar_one()) for word in words
+        }
 
-    def _postings(self, conn: Connection, term: str) -> Pks:
-        rows = conn.exec_driver_sql(
-            "SELECT rowid FROM lexical WHERE lexical MATCH ?", (f'"{term}"',)
-        )
-        return np.array([pk for (pk,) in rows.fetchall()], np.int64)
+    def _postings(self, conn: Connection, words: Sequence[str]) -> list[Pks]:
+        query = "SELECT rowid FROM lexical WHERE lexical MATCH ?"
+        found = [conn.exec_driver_sql(query, (f'"{word}"',)).fetchall() for word in words]
+        return [np.array([pk for (pk,) in rows], np.int64) for rows in found]
 
 
-def _owned(owner_pk: int, words: Iterable[str]) -> list[str]:
+def owned(owner_pk: int, words: Iterable[str]) -> list[str]:
+    """Terms as they are stored: behind their owner."""
     return [f"o{owner_pk}x{word}" for word in words]

@@ -12,97 +12,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, inspect, select
 
-from memlong_agent.errors import StoreError, StoreVersionError
-from memlong_agent.storage import models
+from memlong_agent.errors import StoreVersionError
+from memlong_agent.storage import ddl, models
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.faults import locked
-from memlong_agent.storage.lexical import require_module
-
-# "mlng": tells a bank from any other SQLite file; `file bank.sqlite` shows it too.
-APPLICATION_ID = 0x6D6C6E67
-
-_M001 = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE migrations (
-    number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL);
-CREATE TABLE owners (
-    pk INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, kind TEXT NOT NULL,
-    name TEXT NOT NULL, chunks INTEGER NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (tenant, kind, name));
-CREATE TABLE sessions (
-    pk INTEGER PRIMARY KEY AUTOINCREMENT,
-    owner_id INTEGER NOT NULL REFERENCES owners (pk) ON DELETE CASCADE,
-    external_id TEXT NOT NULL, UNIQUE (owner_id, external_id));
-CREATE TABLE memories (
-    pk INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
-    owner_id INTEGER NOT NULL REFERENCES owners (pk) ON DELETE CASCADE,
-    session_id INTEGER REFERENCES sessions (pk) ON DELETE SET NULL,
-    role TEXT NOT NULL, text TEXT NOT NULL, messages TEXT, source TEXT, ordinal INTEGER,
-    metadata TEXT NOT NULL, message_id TEXT, text_digest TEXT NOT NULL,
-    created_at INTEGER NOT NULL, expires_at INTEGER,
-    superseded_by INTEGER REFERENCES memories (pk) ON DELETE SET NULL,
-    recallable INTEGER NOT NULL, pending TEXT, pending_at INTEGER);
-CREATE INDEX memories_by_time ON memories (owner_id, created_at);
-CREATE INDEX memories_by_session ON memories (session_id, created_at);
-CREATE INDEX memories_superseding ON memories (superseded_by) WHERE superseded_by IS NOT NULL;
-CREATE INDEX memories_pending ON memories (pending_at) WHERE pending IS NOT NULL;
-CREATE UNIQUE INDEX memories_by_message ON memories (owner_id, ifnull(session_id, 0), message_id)
-    WHERE message_id IS NOT NULL;
-CREATE UNIQUE INDEX memories_by_section
-    ON memories (owner_id, ifnull(source, ''), ifnull(ordinal, -1), text_digest)
-    WHERE role = 'document';
-CREATE TABLE chunks (
-    pk INTEGER PRIMARY KEY AUTOINCREMENT,
-    memory_pk INTEGER NOT NULL REFERENCES memories (pk) ON DELETE CASCADE,
-    owner_id INTEGER NOT NULL REFERENCES owners (pk) ON DELETE CASCADE,
-    ordinal INTEGER NOT NULL, header TEXT NOT NULL, text TEXT NOT NULL, token_ids BLOB NOT NULL,
-    tokens INTEGER NOT NULL, counter INTEGER NOT NULL DEFAULT 0, last_recalled_at INTEGER,
-    UNIQUE (memory_pk, ordinal));
-CREATE INDEX chunks_by_owner ON chunks (owner_id);
-CREATE TABLE blobs (
-    chunk_pk INTEGER PRIMARY KEY REFERENCES chunks (pk) ON DELETE CASCADE,
-    blob_id TEXT NOT NULL UNIQUE, nbytes INTEGER NOT NULL, checksum TEXT NOT NULL);
-CREATE TABLE vectors (
-    chunk_pk INTEGER PRIMARY KEY REFERENCES chunks (pk) ON DELETE CASCADE, vector BLOB NOT NULL);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    owner_id INTEGER NOT NULL REFERENCES owners (pk) ON DELETE CASCADE,
-    chunk_pk INTEGER NOT NULL, op TEXT NOT NULL CHECK (op IN ('add', 'delete')));
-CREATE INDEX events_by_owner ON events (owner_id, seq);
-CREATE TABLE recalls (
-    pk INTEGER PRIMARY KEY AUTOINCREMENT, turn TEXT NOT NULL,
-    owner_id INTEGER NOT NULL REFERENCES owners (pk) ON DELETE CASCADE,
-    chunk_pk INTEGER REFERENCES chunks (pk) ON DELETE SET NULL,
-    rank INTEGER NOT NULL, score REAL NOT NULL, attention_mass REAL, at INTEGER NOT NULL,
-    UNIQUE (owner_id, turn, chunk_pk));
-CREATE INDEX recalls_by_chunk ON recalls (chunk_pk) WHERE chunk_pk IS NOT NULL;
-CREATE TABLE items (
-    pk INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, namespace TEXT NOT NULL,
-    key TEXT NOT NULL, value TEXT NOT NULL, created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL, expires_at INTEGER, ttl_s REAL, vectors BLOB,
-    owner_id INTEGER REFERENCES owners (pk) ON DELETE CASCADE,
-    memory_pk INTEGER REFERENCES memories (pk) ON DELETE SET NULL,
-    UNIQUE (tenant, namespace, key));
-CREATE INDEX items_by_memory ON items (memory_pk) WHERE memory_pk IS NOT NULL;
-CREATE INDEX items_by_owner ON items (owner_id) WHERE owner_id IS NOT NULL;
-CREATE INDEX items_by_end ON items (tenant, expires_at) WHERE expires_at IS NOT NULL;
-CREATE VIRTUAL TABLE lexical USING fts5(
-    terms, detail='none', columnsize=0, tokenize="ascii tokenchars '_'");
-"""
 
 
 def m001_create(conn: Connection) -> None:
     """All tables, the bank's random id and the secret of its text digests."""
-    for statement in filter(str.strip, _M001.split(";\n")):
-        conn.exec_driver_sql(statement)
-    conn.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+    ddl.run(conn, ddl.M001)
     rows = [
         {"key": "bank_id", "value": secrets.token_hex(16)},
         {"key": "secret", "value": secrets.token_hex(32)},
     ]
     conn.execute(insert(models.meta), rows)
+
+
+def m002_forget(conn: Connection) -> None:
+    """Which turn wrote an exchange, which memories a turn recalled, how often an owner forgot.
+
+    Exchanges of before have no turn, so they are never among the mentions of what is forgotten.
+    """
+    ddl.run(conn, ddl.M002)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +47,15 @@ class Migration:
     apply: Callable[[Connection], None]
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "m001_create", m001_create),)
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "m001_create", m001_create),
+    Migration(2, "m002_forget", m002_forget),
+)
 
 
 def applied(conn: Connection) -> list[str]:
     """Names of the steps this bank has run, in order; empty for an empty database. Read-only."""
-    if not _has_tables(conn):
+    if not inspect(conn).has_table(models.migrations.name):
         return []
     names = select(models.migrations.c.name).order_by(models.migrations.c.number)
     return list(conn.scalars(names))
@@ -145,31 +81,42 @@ def prepare(
         if not got:
             raise locked(db.place, db.timeout_s)
         with db.scope() as conn:
-            require_module(conn, "fts5")
-            check(conn, db.place, known, upgrade=upgrade)
+            db.require(conn)
+            check(db, conn, known, upgrade=upgrade)
             if not pending(conn, known):
+                db.bind(bank_id(conn), new=False)
                 return []
         with db.scope(write=True) as conn:
-            return apply_pending(conn, now, known)
+            check(db, conn, known, upgrade=upgrade)  # another host may have been faster
+            new = not applied(conn)
+            done = apply_pending(conn, now, known)
+            db.bind(bank_id(conn), new=new)
+            return done
+
+
+def bank_id(conn: Connection) -> str:
+    """The random id that a bank gets when it is made."""
+    return str(conn.scalar(select(models.meta.c.value).where(models.meta.c.key == "bank_id")))
 
 
 def check(
-    conn: Connection, place: str, known: Sequence[Migration] = MIGRATIONS, *, upgrade: bool = False
+    db: Database,
+    conn: Connection,
+    known: Sequence[Migration] = MIGRATIONS,
+    *,
+    upgrade: bool = False,
 ) -> None:
     """Refuse what this package cannot use as it is (or, with `upgrade`, cannot upgrade).
 
     Read-only; an empty database passes.
 
     Raises:
-        StoreError: the SQLite file belongs to some other program.
+        StoreError: the database belongs to some other program.
         StoreVersionError: the bank is newer or older than this package.
     """
-    mark = conn.exec_driver_sql("PRAGMA application_id").scalar()
-    if mark != APPLICATION_ID and _has_tables(conn):
-        raise StoreError(
-            f"{place} is not a memory bank: its bank.sqlite belongs to another program. "
-            "Choose another folder."
-        )
+    place = db.place
+    if db.contents(conn) == "other":
+        raise db.foreign()
     done, names = applied(conn), [step.name for step in known]
     newer = [name for name in done if name not in names]
     if newer:
@@ -194,7 +141,3 @@ def apply_pending(
         record = {"number": step.number, "name": step.name, "applied_at": now}
         conn.execute(insert(models.migrations).values(record))
     return [step.name for step in steps]
-
-
-def _has_tables(conn: Connection) -> bool:
-    return bool(conn.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar())

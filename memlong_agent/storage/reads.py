@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, Text, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
 
 from memlong_agent.errors import MemoryNotFoundError
+from memlong_agent.storage import rows, seal
 from memlong_agent.storage.base import (
     ChunkAge,
     Event,
@@ -27,6 +28,7 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.models import (
     Utc,
+    Utf8,
     blobs,
     chunks,
     events,
@@ -41,7 +43,7 @@ _BATCH = 500  # keys per statement, well below SQLite's oldest limit of 999 vari
 # A condition on a memory's row: recall may use it at :now, in the turn :turn.
 _MAY_BE_RECALLED = and_(
     memories.c.recallable,
-    or_(memories.c.pending.is_(None), memories.c.pending == bindparam("turn", type_=Text)),
+    or_(memories.c.pending.is_(None), memories.c.pending == bindparam("turn", type_=Utf8)),
     or_(memories.c.expires_at.is_(None), memories.c.expires_at > bindparam("now", type_=Utc)),
     memories.c.superseded_by.is_(None),
 )
@@ -120,7 +122,7 @@ def stored_memories(conn: Connection, pks: Sequence[int]) -> list[StoredMemory]:
         for row in conn.execute(parts.order_by(chunks.c.memory_pk, chunks.c.ordinal)):
             owned.setdefault(row.memory_pk, []).append((row.pk, row.tokens))
         for row in conn.execute(query.where(memories.c.pk.in_(batch))):
-            found[row.pk] = _memory(row, owned.get(row.pk, []))
+            found[row.pk] = rows.memory(seal.of(conn), row, owned.get(row.pk, []))
     return [found[pk] for pk in pks if pk in found]
 
 
@@ -173,21 +175,33 @@ def vector_rows(
     # With both conditions SQLite scans the owner's whole index: 6.3, not 2.9 ms at 1e5 chunks.
     query = _VECTORS_AFTER if pks is None else _VECTORS_OF
     among: dict[str, Any] = {"after": after_pk} if pks is None else {"pks": pks}
-    rows = conn.execute(query, {"owner": owner_pk, "limit": limit, **among}).all()
-    found = np.array([row.pk for row in rows], np.int64)
-    flat = np.frombuffer(b"".join(row.vector for row in rows), "<f4").astype(np.float32)
-    return found, flat.reshape(len(rows), -1) if rows else flat.reshape(0, 0)
+    held = conn.execute(query, {"owner": owner_pk, "limit": limit, **among}).all()
+    found = np.array([row.pk for row in held], np.int64)
+    cipher = seal.of(conn)
+    parts = [cipher.open(row.vector, "vectors.vector", row.pk) for row in held]
+    flat = np.frombuffer(b"".join(parts), "<f4").astype(np.float32)
+    return found, flat.reshape(len(held), -1) if held else flat.reshape(0, 0)
 
 
 def blob_refs(conn: Connection, pks: Sequence[int]) -> dict[int, BlobRef]:
     """The files of chunks, by chunk key."""
-    query = select(
-        blobs.c.chunk_pk, blobs.c.blob_id, chunks.c.tokens, blobs.c.nbytes, blobs.c.checksum
-    ).join(chunks, chunks.c.pk == blobs.c.chunk_pk)
     found: dict[int, BlobRef] = {}
+    cipher = seal.of(conn)
     for batch in batches(pks):
-        for pk, *ref in conn.execute(query.where(blobs.c.chunk_pk.in_(batch))):
-            found[pk] = BlobRef(*ref)
+        for row in conn.execute(_BLOBS, {"pks": batch}):
+            found[row.chunk_pk] = rows.blob_ref(cipher, row)
+    return found
+
+
+def held_texts(conn: Connection, pks: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Id, and the text of the chunks that are left, of those memories of `pks` that have any."""
+    query = select(chunks.c.memory_pk, chunks.c.ordinal, chunks.c.text, memories.c.id)
+    query = query.join(memories, memories.c.pk == chunks.c.memory_pk)
+    query = query.where(chunks.c.memory_pk.in_(pks))
+    cipher, found = seal.of(conn), dict[int, tuple[str, str]]()
+    for row in conn.execute(query.order_by(chunks.c.memory_pk, chunks.c.ordinal)):
+        text = cipher.open_text(row.text, "chunks.text", rows.chunk_place(row.id, row.ordinal))
+        found[row.memory_pk] = row.id, found.get(row.memory_pk, ("", ""))[1] + text
     return found
 
 
@@ -275,6 +289,20 @@ _VECTORS = (
 )
 _VECTORS_AFTER = _VECTORS.where(chunks.c.pk > bindparam("after"))
 _VECTORS_OF = _VECTORS.where(chunks.c.pk.in_(bindparam("pks", expanding=True)))
+_BLOBS = (
+    select(
+        blobs.c.chunk_pk,
+        blobs.c.blob_id,
+        chunks.c.tokens,
+        blobs.c.nbytes,
+        blobs.c.checksum,
+        memories.c.id.label("memory_id"),
+        chunks.c.ordinal,
+    )
+    .join(chunks, chunks.c.pk == blobs.c.chunk_pk)
+    .join(memories, memories.c.pk == chunks.c.memory_pk)
+    .where(blobs.c.chunk_pk.in_(bindparam("pks", expanding=True)))
+)
 _CHUNKS = _chunk_query()
 _RECALLABLE_CHUNKS = _CHUNKS.where(_MAY_BE_RECALLED)
 
@@ -285,49 +313,5 @@ def _chunks(
     found: dict[int, StoredChunk] = {}
     for batch in batches(pks):
         for row in conn.execute(query, {**parameters, "pks": batch}):
-            found[row.pk] = _chunk(row)
+            found[row.pk] = rows.chunk(seal.of(conn), row)
     return [found[pk] for pk in pks if pk in found]
-
-
-def _chunk(row: Any) -> StoredChunk:
-    return StoredChunk(
-        pk=row.pk,
-        memory_pk=row.memory_pk,
-        memory_id=row.memory_id,
-        ordinal=row.ordinal,
-        header=row.header,
-        text=row.text,
-        token_ids=tuple(np.frombuffer(row.token_ids, "<u4").tolist()),
-        tokens=row.tokens,
-        counter=row.counter,
-        created_at=row.created_at,
-        last_recalled_at=row.last_recalled_at,
-        session=row.session,
-        source=row.source,
-        role=row.role,
-        recallable=row.recallable,
-        pending=row.pending,
-        expires_at=row.expires_at,
-    )
-
-
-def _memory(row: Any, owned: list[tuple[int, int]]) -> StoredMemory:
-    return StoredMemory(
-        pk=row.pk,
-        id=row.id,
-        role=row.role,
-        text=row.text,
-        session=row.session,
-        messages=row.messages,
-        source=row.source,
-        ordinal=row.ordinal,
-        metadata=row.metadata,
-        message_id=row.message_id,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        superseded_by=row.newer_id,
-        recallable=row.recallable,
-        pending=row.pending,
-        tokens=sum(tokens for _, tokens in owned),
-        chunk_pks=tuple(pk for pk, _ in owned),
-    )

@@ -29,12 +29,13 @@ from memlong_agent.storage.base import (
     utc_now,
 )
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
-from memlong_agent.storage.database import Database, make_folder
+from memlong_agent.storage.database import Database
+from memlong_agent.storage.folder import make_folder
 from memlong_agent.storage.items import ItemStore, delete_bound, delete_owned
-from memlong_agent.storage.lexical import Fts5Lexical
 from memlong_agent.storage.models import memories as memory_table
 from memlong_agent.storage.models import recalls, sessions
 from memlong_agent.storage.reading import Reader, spec_to_json
+from memlong_agent.storage.sqlite import SqliteDatabase
 
 _log = logging.getLogger("memlong_agent.storage")
 
@@ -54,7 +55,7 @@ class Storage(Reader):
         grace_s: float = 3600.0,
         upgrade: bool = False,
     ) -> None:
-        super().__init__(db, blobs, Fts5Lexical(), clock, grace_s)
+        super().__init__(db, blobs, db.lexical(), clock, grace_s)
         self.items = ItemStore(db, clock)
         try:
             migrations.prepare(db, clock(), upgrade=upgrade)
@@ -93,7 +94,7 @@ class Storage(Reader):
         if folder is not None:
             make_folder(folder)
         blobs = MemoryBlobs() if folder is None else FileBlobs(folder)
-        db = Database(folder, timeout_s)
+        db = SqliteDatabase(folder, timeout_s)
         return cls(db, blobs, clock=clock, grace_s=grace_s, upgrade=upgrade)
 
     def close(self) -> None:
@@ -255,7 +256,7 @@ class Storage(Reader):
         """
         with self._db.scope(write=True) as conn:
             self._lexical.optimize(conn)
-        self._db.checkpoint(truncate=True)
+        self._db.purge()
 
     def _claim(self, mine: dict[str, str]) -> dict[str, str]:
         with self._db.scope() as conn:
@@ -291,7 +292,7 @@ class Storage(Reader):
         # Ask first: an interrupt may arrive just after the commit, and then these have rows.
         # What cannot be asked or removed now is a stray for the sweep.
         with suppress(MemLongError):
-            with self._db.scope() as conn:
+            with self._db.settled() as conn:
                 kept = reads.known_blobs(conn, blob_ids)
             self._blobs.remove(set(blob_ids) - kept)
 

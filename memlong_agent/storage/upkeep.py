@@ -46,7 +46,7 @@ def verify(
 ) -> list[str]:
     """One sentence for each thing that is wrong; reads every file."""
     with db.scope() as conn:
-        problems = _database_problems(conn, lexical)
+        problems = db.problems(conn) + _row_problems(conn, lexical)
         pks = list(conn.scalars(select(blobs.c.chunk_pk).order_by(blobs.c.chunk_pk)))
     if spec is not None:
         for start in range(0, len(pks), _VERIFY_BATCH):
@@ -89,11 +89,8 @@ def _blob_problems(db: Database, store: BlobStore, spec: KVSpec, pks: list[int])
     return problems
 
 
-def _database_problems(conn: Connection, lexical: Lexical) -> list[str]:
-    said = [str(line) for (line,) in conn.exec_driver_sql("PRAGMA quick_check")]
-    problems = [f"bank.sqlite: {line}" for line in said if line != "ok"]
-    for row in conn.exec_driver_sql("PRAGMA foreign_key_check"):
-        problems.append(f"{row[0]} row {row[1]} refers to a row of {row[2]} that is gone")
+def _row_problems(conn: Connection, lexical: Lexical) -> list[str]:
+    problems: list[str] = []
     for name, table in (("K/V file", blobs), ("vector", vectors)):
         if name == "vector" and not conn.scalar(select(func.count()).select_from(vectors)):
             continue  # written under a lexical-only embedder

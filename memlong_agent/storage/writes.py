@@ -1,6 +1,6 @@
 """Statements that change rows. The caller owns the write transaction and the files.
 
-Everything that adds a chunk or removes one does so in :func:`_insert_chunks` and
+Everything that adds a chunk or removes one does so in :func:`insert_chunks` and
 :func:`remove_chunks`, which keep word index, outbox and the owner's counts in step.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from memlong_agent.errors import ConfigError
-from memlong_agent.storage import reads
+from memlong_agent.storage import reads, rows, seal
 from memlong_agent.storage.base import NewChunk, NewMemory, Owner, RecallMark
+from memlong_agent.storage.dialects import ifnull, upsert
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import (
@@ -95,26 +95,22 @@ def text_digest(secret: str, text: str) -> str:
 
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
-    statement = upsert(meta).values(key=key, value=value)
-    conn.execute(statement.on_conflict_do_update(set_={"value": value}))
+    conn.execute(upsert(conn, meta, {"key": key, "value": value}, {"value": value}))
 
 
 def owner_pk(conn: Connection, owner: Owner) -> int:
     """Key of an owner, made if need be."""
     row = {"tenant": owner.tenant, "kind": owner.kind, "name": owner.name}
-    conn.execute(upsert(owners).values(row).on_conflict_do_nothing())
+    conn.execute(upsert(conn, owners, row))
     return reads.owner_row(conn, owner)[0]
 
 
 def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: datetime) -> PutResult:
     """Insert a memory, or return or replace the one that has its unique key."""
-    session = _session_pk(conn, owner, item.memory.session)
-    found = _duplicate(conn, owner, session, item)
+    found = find(conn, owner, item)
     if found is None:
-        memory_id = item.memory.id or secrets.token_hex(16)
-        values = {"id": memory_id, "owner_id": owner, **_values(item, session, now)}
-        pk = _insert(conn, memories, values)
-        _insert_chunks(conn, lexical, owner, pk, item)
+        pk = insert_memory(conn, owner, item, now)
+        insert_chunks(conn, lexical, owner, pk, item)
         return PutResult(pk, [])
     expired = found.expires_at is not None and found.expires_at <= now
     same = hmac.compare_digest(found.text_digest, item.digest)
@@ -131,6 +127,14 @@ class PutResult:
     unused: list[str]
 
 
+def insert_memory(conn: Connection, owner: int, item: Prepared, now: datetime) -> int:
+    """The row of a new memory, without its chunks; returns its key."""
+    session = _session_pk(conn, owner, item.memory.session)
+    memory_id = item.memory.id or secrets.token_hex(16)
+    values = rows.memory_values(seal.of(conn), memory_id, _values(item, session, now))
+    return _insert(conn, memories, {"id": memory_id, "owner_id": owner, **values})
+
+
 def rewrite(
     conn: Connection, lexical: Lexical, owner: int, pk: int, item: Prepared, now: datetime
 ) -> list[str]:
@@ -138,9 +142,10 @@ def rewrite(
     session = _session_pk(conn, owner, item.memory.session)
     old = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk == pk)))
     unused = remove_chunks(conn, lexical, owner, old)
-    values = {**_values(item, session, now), "superseded_by": None}
+    values = rows.memory_values(seal.of(conn), _memory_id(conn, pk), _values(item, session, now))
+    values["superseded_by"] = None
     conn.execute(update(memories).where(memories.c.pk == pk).values(values))
-    _insert_chunks(conn, lexical, owner, pk, item)
+    insert_chunks(conn, lexical, owner, pk, item)
     return unused
 
 
@@ -180,13 +185,9 @@ def trim(conn: Connection, pks: Sequence[int]) -> None:
     empty = ~exists().where(chunks.c.memory_pk == memories.c.pk)
     for batch in reads.batches(pks):
         conn.execute(delete(memories).where(memories.c.pk.in_(batch), empty))
-        held = select(chunks.c.memory_pk, chunks.c.text).where(chunks.c.memory_pk.in_(batch))
-        texts: dict[int, str] = {}
-        for row in conn.execute(held.order_by(chunks.c.memory_pk, chunks.c.ordinal)):
-            texts[row.memory_pk] = texts.get(row.memory_pk, "") + row.text
-        for pk, text in texts.items():
-            change = update(memories).where(memories.c.pk == pk)
-            conn.execute(change.values(text=text, messages=None))
+        for pk, (memory_id, text) in reads.held_texts(conn, batch).items():
+            values = rows.memory_values(seal.of(conn), memory_id, {"text": text, "messages": None})
+            conn.execute(update(memories).where(memories.c.pk == pk).values(values))
 
 
 def record_recalls(
@@ -195,13 +196,15 @@ def record_recalls(
     """One row for each chunk and turn, the last call wins; the counter rises with the first."""
     mine = chunks.c.owner_id == owner
     for mark in marks:
-        if conn.scalar(select(chunks.c.pk).where(mine, chunks.c.pk == mark.pk)) is None:
+        memory_pk = conn.scalar(select(chunks.c.memory_pk).where(mine, chunks.c.pk == mark.pk))
+        if memory_pk is None:
             continue  # forgotten or evicted since it was recalled
         key = {"owner_id": owner, "turn": turn, "chunk_pk": mark.pk}
         values = {"rank": mark.rank, "score": mark.score, "attention_mass": mark.attention_mass}
         this = [recalls.c[name] == value for name, value in key.items()]
         again = conn.execute(update(recalls).where(*this).values(**values, at=now)).rowcount
         if not again:
+            values["memory_pk"] = memory_pk
             conn.execute(insert(recalls).values(**key, **values, at=now))
         changes = {"counter": chunks.c.counter + (0 if again else 1), "last_recalled_at": now}
         conn.execute(update(chunks).where(chunks.c.pk == mark.pk).values(changes))
@@ -211,7 +214,7 @@ def _session_pk(conn: Connection, owner: int, session: str | None) -> int | None
     if session is None:
         return None
     key = {"owner_id": owner, "external_id": session}
-    conn.execute(upsert(sessions).values(key).on_conflict_do_nothing())
+    conn.execute(upsert(conn, sessions, key))
     query = select(sessions.c.pk).where(
         sessions.c.owner_id == owner, sessions.c.external_id == session
     )
@@ -235,11 +238,13 @@ def _values(item: Prepared, session: int | None, now: datetime) -> dict[str, Any
         "recallable": new.recallable,
         "pending": new.pending,
         "pending_at": None if new.pending is None else now,
+        "turn": new.turn,
     }
 
 
-def _duplicate(conn: Connection, owner: int, session: int | None, item: Prepared) -> Any:
-    new = item.memory
+def find(conn: Connection, owner: int, item: Prepared) -> Any:
+    """The memory that has the unique key of a new one: its id, or message, or section; or None."""
+    new, session = item.memory, _session_pk(conn, owner, item.memory.session)
     query = select(
         memories.c.pk, memories.c.text_digest, memories.c.expires_at, memories.c.superseded_by
     ).where(memories.c.owner_id == owner)
@@ -247,13 +252,14 @@ def _duplicate(conn: Connection, owner: int, session: int | None, item: Prepared
         query = query.where(memories.c.id == new.id)
     elif new.message_id is not None:
         # As in the unique index: NULLs are all different to SQL, and no session is one session.
-        same_session = func.ifnull(memories.c.session_id, 0) == (session or 0)
+        same_session = ifnull(memories.c.session_id, 0) == (session or 0)
         query = query.where(same_session, memories.c.message_id == new.message_id)
     elif new.role == "document":
+        if not seal.of(conn).sealed:  # else it is in the digest
+            query = query.where(ifnull(memories.c.source, "") == (new.source or ""))
         query = query.where(
             memories.c.role == "document",
-            func.ifnull(memories.c.source, "") == (new.source or ""),
-            func.ifnull(memories.c.ordinal, -1) == (-1 if new.ordinal is None else new.ordinal),
+            ifnull(memories.c.ordinal, -1) == (-1 if new.ordinal is None else new.ordinal),
             memories.c.text_digest == item.digest,
         )
     else:
@@ -261,33 +267,33 @@ def _duplicate(conn: Connection, owner: int, session: int | None, item: Prepared
     return conn.execute(query).first()
 
 
-def _insert_chunks(
+def insert_chunks(
     conn: Connection, lexical: Lexical, owner: int, memory: int, item: Prepared
 ) -> None:
+    """Chunks of a memory with their files, words, vectors and events."""
     made: list[tuple[int, NewChunk, BlobRef]] = []
+    cipher, files = seal.of(conn), list[dict[str, Any]]()
+    memory_id = _memory_id(conn, memory)
     for ordinal, (new, ref) in enumerate(zip(item.memory.chunks, item.refs, strict=True)):
-        values = {
-            "memory_pk": memory,
-            "owner_id": owner,
-            "ordinal": ordinal,
-            "header": new.header,
-            "text": new.text,
-            "token_ids": np.asarray(new.token_ids, "<u4").tobytes(),
-            "tokens": len(new.token_ids),
-        }
-        pk = _insert(conn, chunks, values)
+        at = ordinal if new.ordinal is None else new.ordinal
+        values = {"memory_pk": memory, "owner_id": owner, "ordinal": at}
+        values |= {"counter": new.counter, "last_recalled_at": new.last_recalled_at}
+        place = rows.chunk_place(memory_id, at)
+        pk = _insert(conn, chunks, {**values, **rows.chunk_values(cipher, place, new)})
+        checksum = cipher.seal_text(ref.checksum, "blobs.checksum", place)
+        files.append(
+            {"chunk_pk": pk, "blob_id": ref.blob_id, "nbytes": ref.nbytes, "checksum": checksum}
+        )
         made.append((pk, new, ref))
-    conn.execute(
-        insert(blobs),
-        [
-            {"chunk_pk": pk, "blob_id": r.blob_id, "nbytes": r.nbytes, "checksum": r.checksum}
-            for pk, _, r in made
-        ],
-    )
+    conn.execute(insert(blobs), files)
     lexical.add(conn, owner, [(pk, new.text) for pk, new, _ in made])
     _insert_vectors(conn, made)
     tokens = sum(ref.tokens for _, _, ref in made)
     _record(conn, owner, [pk for pk, _, _ in made], "add", tokens)
+
+
+def _memory_id(conn: Connection, pk: int) -> str:
+    return conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one()
 
 
 def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
@@ -297,21 +303,20 @@ def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
 
 
 def _insert_vectors(conn: Connection, made: Sequence[tuple[int, NewChunk, BlobRef]]) -> None:
-    rows: list[dict[str, Any]] = [
-        {"chunk_pk": pk, "vector": np.asarray(new.vector, "<f4").tobytes()}
-        for pk, new, _ in made
-        if new.vector is not None
-    ]
-    if not rows:
+    cipher = seal.of(conn)
+    new = [(pk, np.asarray(c.vector, "<f4").tobytes()) for pk, c, _ in made if c.vector is not None]
+    if not new:
         return
-    first = conn.scalar(select(func.length(vectors.c.vector)).limit(1)) or len(rows[0]["vector"])
-    wrong = {len(row["vector"]) for row in rows} - {first}
+    length = conn.scalar(select(func.length(vectors.c.vector)).limit(1))
+    first = len(new[0][1]) if length is None else length - cipher.overhead
+    wrong = {len(vector) for _, vector in new} - {first}
     if wrong:
         raise ConfigError(
             f"This bank holds vectors of length {first // 4}; got {wrong.pop() // 4}. Use the "
             "embedder that wrote it, or begin another bank folder."
         )
-    conn.execute(insert(vectors), rows)
+    sealed = [{"chunk_pk": pk, "vector": cipher.seal(v, "vectors.vector", pk)} for pk, v in new]
+    conn.execute(insert(vectors), sealed)
 
 
 def _record(conn: Connection, owner: int, pks: Sequence[int], op: str, tokens: int) -> None:

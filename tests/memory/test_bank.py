@@ -380,3 +380,15 @@ def test_a_closed_bank_says_so() -> None:
         pass
     with pytest.raises(StoreError, match="closed"):
         bank.list(ALICE)
+
+
+def test_an_exchange_knows_its_turn_and_a_recall_its_memory(bank: MemoryBank) -> None:
+    (told,) = bank.add(ALICE, [draft("zebra")]).memories
+    (hit,) = bank.recall(ALICE, "zebra", top_k=1)
+    (answer,) = bank.finish_turn(ALICE, "t1", exchange("what?", "zebra", pending="t1")).memories
+    bank.mark(ALICE, "t1", [(hit.chunk.pk, 0, 0.5, None)])
+    with bank._storage._db.scope() as conn:
+        found = conn.exec_driver_sql("SELECT id, turn FROM memories ORDER BY pk").all()
+        assert found == [(told.id, None), (answer.id, "t1")]
+        joined = "SELECT id FROM recalls JOIN memories ON memories.pk = memory_pk"
+        assert conn.exec_driver_sql(joined).scalar() == told.id

@@ -21,8 +21,8 @@ from sqlalchemy import event
 from memlong_agent.kv import KVChunk, KVSpec
 from memlong_agent.storage import Owner, RecallMark, Storage
 from memlong_agent.storage.blobs import FileBlobs
-from memlong_agent.storage.database import Database
 from memlong_agent.storage.kvfile import BlobRef
+from memlong_agent.storage.sqlite import SqliteDatabase
 
 
 class Marks:
@@ -72,7 +72,7 @@ def life_of_a_victim(order: dict[str, Any], pipe: int) -> None:
     marks = Marks(order["stage"], order["count"], pipe)
     blobs = MarkedBlobs(folder)
     blobs.marks = marks
-    db = Database(folder, 10.0)
+    db = SqliteDatabase(folder, 10.0)
     bank = Storage(db, blobs)
     for name in ("fdatasync", "rename", "fsync", "unlink"):
         marks.around(name)

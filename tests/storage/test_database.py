@@ -19,8 +19,8 @@ from bank_making import ALICE, MODEL, SPEC, kv_of, memory
 from sqlalchemy import event
 
 from memlong_agent.errors import StoreCorruptError, StoreError, StoreLockedError
-from memlong_agent.storage import Storage, database, faults
-from memlong_agent.storage.database import Database, has_wal_reset_bug
+from memlong_agent.storage import Storage, faults, sqlite
+from memlong_agent.storage.sqlite import SqliteDatabase, has_wal_reset_bug
 
 
 def test_a_bank_lives_on_in_its_folder(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_sql_errors_end_with_what_to_do(code: int, kind: type[StoreError], advic
 
 def test_a_scope_commits_or_rolls_back(tmp_path: Path) -> None:
     (tmp_path / "kv").mkdir()
-    db = Database(tmp_path, 1.0)
+    db = SqliteDatabase(tmp_path, 1.0)
 
     def rows() -> list[int]:
         with db.scope() as conn:
@@ -225,7 +225,7 @@ def test_the_sqlite_bug_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 40, 1))
-    database._warned.clear()
+    sqlite._warned.clear()
     with caplog.at_level(logging.INFO, "memlong_agent.storage"):
         for name in ("a", "b"):
             Storage.open(tmp_path / name).close()

@@ -11,9 +11,9 @@ from bank_making import ALICE, BOB, MODEL, SPEC, kv_of, memory
 from memlong_agent.errors import StoreError
 from memlong_agent.storage import NewChunk, NewMemory, Owner, Storage
 from memlong_agent.storage.base import utc_now
-from memlong_agent.storage.database import Database
-from memlong_agent.storage.lexical import Fts5Lexical, require_module, terms
+from memlong_agent.storage.lexical import Fts5Lexical, terms
 from memlong_agent.storage.migrations import prepare
+from memlong_agent.storage.sqlite import SqliteDatabase, require_module
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ class Table:
     """The word index alone, over a database in memory."""
 
     def __init__(self) -> None:
-        self.db = Database(None, 1.0)
+        self.db = SqliteDatabase(None, 1.0)
         prepare(self.db, utc_now(), upgrade=False)
         self.words = Fts5Lexical()
 
@@ -181,7 +181,7 @@ def test_verify_sees_words_without_chunks_and_chunks_without_words(tmp_path: Pat
 
 
 def test_an_sqlite_without_full_text_search_is_refused() -> None:
-    db = Database(None, 1.0)
+    db = SqliteDatabase(None, 1.0)
     with db.scope() as conn:
         require_module(conn, "fts5")
         with pytest.raises(StoreError, match=r"without fts9.*Use a Python"):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect
 
 from memlong_agent.errors import StoreError, StoreVersionError
 from memlong_agent.storage import Storage, models
-from memlong_agent.storage.database import Database
+from memlong_agent.storage.folder import make_folder
 from memlong_agent.storage.migrations import (
     MIGRATIONS,
     Migration,
@@ -21,24 +21,26 @@ from memlong_agent.storage.migrations import (
     pending,
     prepare,
 )
+from memlong_agent.storage.sqlite import SqliteDatabase
 
 
-def m002_add_mood(conn: Connection) -> None:
+def m003_add_mood(conn: Connection) -> None:
     conn.exec_driver_sql("ALTER TABLE memories ADD COLUMN mood TEXT NOT NULL DEFAULT 'glad'")
 
 
-def m003_break(conn: Connection) -> None:
+def m004_break(conn: Connection) -> None:
     conn.exec_driver_sql("ALTER TABLE memories ADD COLUMN half TEXT")
     conn.exec_driver_sql("ALTER TABLE absent ADD COLUMN half TEXT")
 
 
-LATER = (*MIGRATIONS, Migration(2, "m002_add_mood", m002_add_mood))
-BROKEN = (*LATER, Migration(3, "m003_break", m003_break))
+TODAY = ["m001_create", "m002_forget"]
+LATER = (*MIGRATIONS, Migration(3, "m003_add_mood", m003_add_mood))
+BROKEN = (*LATER, Migration(4, "m004_break", m004_break))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bank of schema 1 with one memory."""
+    """A bank of today's schema with one memory."""
     with Storage.open(tmp_path / "bank") as bank:
         bank.claim(MODEL, SPEC)
         bank.add(ALICE, [memory("before")])
@@ -46,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_tables_and_migrations_agree() -> None:
-    db = Database(None, 1.0)
+    db = SqliteDatabase(None, 1.0)
     prepare(db, NOON, upgrade=False)
     with db.scope() as conn:
         schema = inspect(conn)
@@ -66,24 +68,24 @@ def test_tables_and_migrations_agree() -> None:
 
 
 def test_looking_changes_nothing(folder: Path) -> None:
-    db = Database(None, 1.0)
+    db = SqliteDatabase(None, 1.0)
     with db.scope() as conn:
         assert applied(conn) == [] and pending(conn) == list(MIGRATIONS)
-        check(conn, "here")
+        check(db, conn)
         assert conn.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar() == 0
     db.close()
-    db = Database(folder, 1.0)
+    db = SqliteDatabase(folder, 1.0)
     with db.scope() as conn:
-        assert applied(conn) == ["m001_create"] and pending(conn) == []
-        assert [step.name for step in pending(conn, LATER)] == ["m002_add_mood"]
+        assert applied(conn) == TODAY and pending(conn) == []
+        assert [step.name for step in pending(conn, LATER)] == ["m003_add_mood"]
     db.close()
 
 
 def test_an_older_bank_is_refused_and_upgraded_on_demand(folder: Path) -> None:
-    db = Database(folder, 1.0)
-    with pytest.raises(StoreVersionError, match=r"m001_create.*needs m002.*memlong upgrade"):
+    db = SqliteDatabase(folder, 1.0)
+    with pytest.raises(StoreVersionError, match=r"m002_forget.*needs m003.*memlong upgrade"):
         prepare(db, NOON, upgrade=False, known=LATER)
-    assert prepare(db, NOON, upgrade=True, known=LATER) == ["m002_add_mood"]
+    assert prepare(db, NOON, upgrade=True, known=LATER) == ["m003_add_mood"]
     assert prepare(db, NOON, upgrade=False, known=LATER) == []
     with db.scope() as conn:
         assert conn.exec_driver_sql("SELECT text, mood FROM memories").one() == ("before", "glad")
@@ -91,23 +93,23 @@ def test_an_older_bank_is_refused_and_upgraded_on_demand(folder: Path) -> None:
 
 
 def test_a_newer_bank_is_refused(folder: Path) -> None:
-    db = Database(folder, 1.0)
+    db = SqliteDatabase(folder, 1.0)
     prepare(db, NOON, upgrade=True, known=LATER)
     db.close()
     for upgrade in (False, True):
-        with pytest.raises(StoreVersionError, match=r"up to m001_create. Upgrade the package"):
+        with pytest.raises(StoreVersionError, match=r"up to m002_forget. Upgrade the package"):
             Storage.open(folder, upgrade=upgrade)
 
 
 def test_a_step_and_its_record_are_one_transaction(folder: Path) -> None:
-    db = Database(folder, 1.0)
+    db = SqliteDatabase(folder, 1.0)
     with pytest.raises(StoreError, match=r"no such table: absent.*report it"):
         prepare(db, NOON, upgrade=True, known=BROKEN)
     with db.scope(write=True) as conn:
-        assert applied(conn) == ["m001_create"]
+        assert applied(conn) == TODAY
         columns = [row[1] for row in conn.exec_driver_sql("PRAGMA table_info(memories)")]
         assert "mood" not in columns and "half" not in columns
-        assert apply_pending(conn, NOON, LATER) == ["m002_add_mood"]
+        assert apply_pending(conn, NOON, LATER) == ["m003_add_mood"]
     db.close()
 
 
@@ -121,3 +123,27 @@ def test_each_bank_has_its_own_secret(tmp_path: Path) -> None:
             digests |= {row[0] for row in conn.execute("SELECT text_digest FROM memories")}
         conn.close()
     assert len(digests) == 2
+
+
+def test_recalls_of_before_learn_their_memory(tmp_path: Path) -> None:
+    make_folder(tmp_path / "bank")
+    db = SqliteDatabase(tmp_path / "bank", 1.0)
+    prepare(db, NOON, upgrade=False, known=MIGRATIONS[:1])
+    with db.scope(write=True) as conn:
+        conn.exec_driver_sql("INSERT INTO owners (tenant, kind, name) VALUES ('t', 'user', 'a')")
+        conn.exec_driver_sql(
+            "INSERT INTO memories (pk, id, owner_id, role, text, metadata, text_digest, created_at,"
+            " recallable) VALUES (7, 'id', 1, 'user', 'said', '{}', '', 0, 1)"
+        )
+        conn.exec_driver_sql(
+            "INSERT INTO chunks (pk, memory_pk, owner_id, ordinal, header, text, token_ids, tokens)"
+            " VALUES (9, 7, 1, 0, '', 'said', x'01000000', 1)"
+        )
+        conn.exec_driver_sql(
+            "INSERT INTO recalls (turn, owner_id, chunk_pk, rank, score, at)"
+            " VALUES ('turn', 1, 9, 0, 0.5, 0)"
+        )
+    db.close()
+    with Storage.open(tmp_path / "bank", upgrade=True) as bank, bank._db.scope() as conn:
+        assert conn.exec_driver_sql("SELECT chunk_pk, memory_pk FROM recalls").one() == (9, 7)
+        assert conn.exec_driver_sql("SELECT forgotten FROM owners").scalar() == 0
