@@ -72,6 +72,13 @@ def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float)
     return StoreError(f"The bank at {place} failed: {cause}. Check the disk, then try again.")
 
 
+def is_disk(exc: StoreError) -> bool:
+    """Whether an error of :func:`from_sql` says that the disk failed or is full."""
+    cause = getattr(exc.__cause__, "orig", exc.__cause__)
+    code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
+    return code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+
+
 def locked(place: str, timeout_s: float) -> StoreLockedError:
     return StoreLockedError(
         f"The bank at {place} was busy for {timeout_s:g} s. Wait for the other process to finish "

@@ -161,7 +161,7 @@ def _written(said: str) -> Act:
     """The first half of a finished turn: the exchange is in the bank."""
 
     def act(bank: MemoryBank) -> object:
-        return bank._put_exchange(ALICE, exchange(said, "Fine.", session="again"))
+        return bank._put_exchange(ALICE, exchange(said, "Fine.", session="again", turn=TURN))
 
     return act
 
@@ -204,7 +204,7 @@ def _bind(bank: MemoryBank) -> object:
 
 
 def _truncate(bank: MemoryBank) -> None:
-    bank._storage._db.checkpoint(truncate=True)
+    bank._storage._db.purge()
 
 
 def _look(bank: MemoryBank) -> object:
