@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,7 +95,8 @@ class Database(ABC):
         try:
             yield self._flock(fd, self.timeout_s if wait else 0.0)
         finally:
-            os.close(fd)
+            with suppress(OSError):  # the lock is gone whatever close says
+                os.close(fd)
 
     def close(self) -> None:
         self._closed = True
@@ -149,7 +150,7 @@ class Database(ABC):
                 self._failed(exc)
             raise
 
-    def _failed(self, exc: StoreError) -> None:
+    def _failed(self, exc: StoreError) -> None:  # noqa: B027  (most databases need nothing here)
         """A write transaction ended with `exc`: see to it that it is and stays undone.
 
         StoreError, in place of `exc`, if nobody can tell now.

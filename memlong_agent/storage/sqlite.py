@@ -111,6 +111,10 @@ class SqliteDatabase(Database):
                 raise faults.locked(self.place, self.timeout_s)
 
     def _failed(self, exc: StoreError) -> None:
+        if faults.is_read_only(exc):
+            # A connection that could not open its shared memory for writing (no descriptors left,
+            # say) stays like that: the next try begins with a new one.
+            self._engine.dispose()
         if self.folder is None or not faults.is_disk(exc):
             return
         self._unsure = True

@@ -33,7 +33,8 @@ from crash_operations import (
 )
 from memory_drafts import draft
 
-from memlong_agent.errors import MemLongError
+from memlong_agent.errors import MemLongError, StoreError
+from memlong_agent.memory import MemoryBank
 
 _PATIENCE_S = 60
 _SHOWN = 300
@@ -138,7 +139,7 @@ class Runner:
         here = None
         if bank is not None and operation is not OPERATIONS["close"]:
             if goes_on:
-                bank.add(DAVE, [draft("Life goes on.")])
+                _go_on(bank)
             here = state_of(bank)
         # It ends without a close: what only this process knows is lost with it.
         return {"end": end, "error": said, "calls": calls, "here": here}
@@ -165,6 +166,15 @@ class Runner:
             answer: dict[str, Any] = json.loads(text)
             return answer
         return {"end": str(status), "value": None}
+
+
+def _go_on(bank: MemoryBank) -> None:
+    """Write once more; the first try may still feel the fault."""
+    life = [draft("Life goes on.")]
+    try:
+        bank.add(DAVE, life)
+    except StoreError:
+        bank.add(DAVE, life)
 
 
 def _live(life: Callable[[], Any], writing: int) -> None:

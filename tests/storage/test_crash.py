@@ -115,7 +115,7 @@ def test_no_failure_at_any_write_boundary_loses_a_memory(server: Server) -> None
         operations[name] += 1
         wrong += [f"{name}, call {values[0]}, {fault}: {each}" for each in answer["wrong"]]
     sys.stdout.write(f"{sum(ends.values())} runs: {json.dumps([operations, ends], indent=1)}\n")
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
     assert sum(ends.values()) >= (500 if FULL else DRAWN)
     # The shim works: of each thing that it can do, some were felt.
     assert {end.split(": ")[1] for end in ends} == {"-9", "raised", "returned"}
