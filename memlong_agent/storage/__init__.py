@@ -17,13 +17,16 @@ from memlong_agent.storage.base import (
     Swept,
 )
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
+from memlong_agent.storage.keys import Key, key_from
 from memlong_agent.storage.sql import Storage
+from memlong_agent.storage.upgrade import Upgraded, upgrade
 
 __all__ = [
     "Binding",
     "ChunkAge",
     "Event",
     "ItemStore",
+    "Key",
     "LexicalHit",
     "Namespace",
     "NewChunk",
@@ -37,4 +40,7 @@ __all__ = [
     "StoredItem",
     "StoredMemory",
     "Swept",
+    "Upgraded",
+    "key_from",
+    "upgrade",
 ]

@@ -64,7 +64,15 @@ class Lexical(Protocol):
         ...
 
     def optimize(self, conn: Connection) -> None:
-        """Leave no word of a removed chunk in the index's pages."""
+        """Leave no word of a removed chunk in the index's pages; in a transaction of its own."""
+        ...
+
+
+class LexicalTable(Lexical, Protocol):
+    """A word index in a table of the bank's own database."""
+
+    def drop(self, conn: Connection) -> None:
+        """Remove the table for good: an encrypted bank keeps no words."""
         ...
 
 
@@ -160,6 +168,9 @@ class Fts5Lexical(RankedLexical):
 
     def optimize(self, conn: Connection) -> None:
         conn.exec_driver_sql("INSERT INTO lexical (lexical) VALUES ('optimize')")
+
+    def drop(self, conn: Connection) -> None:
+        conn.exec_driver_sql("DROP TABLE lexical")
 
     def _counts(self, conn: Connection, words: Sequence[str], most: int) -> dict[str, int]:
         # Counting stops at the limit: 0.15 ms at most, where an fts5vocab lookup walks the whole

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bank_making import EMBEDDER, MODEL, SPEC, Clock
 
-from memlong_agent.storage import Storage
+from memlong_agent.storage import Key, Storage
 
 
 @pytest.fixture
@@ -14,11 +14,15 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "encrypted", "postgres"])
 def bank(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Storage]:
-    """A claimed bank, once in a folder and once in memory."""
-    path = tmp_path / "bank" if request.param == "folder" else ":memory:"
-    with Storage.open(path, clock=clock) as storage:
+    """A claimed bank: in a folder, in memory, encrypted in a folder, and in PostgreSQL."""
+    path = ":memory:" if request.param == "memory" else tmp_path / "bank"
+    key = Key(bytes(32)) if request.param == "encrypted" else None
+    database = None
+    if request.param == "postgres":
+        database = request.getfixturevalue("postgres").url()
+    with Storage.open(path, database=database, clock=clock, key=key) as storage:
         storage.claim(MODEL, SPEC)
         storage.claim_retrieval(EMBEDDER)
         yield storage
