@@ -328,7 +328,7 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "another embedder": ({"retrieval": {"embedder": "x"}}, "embedder: test here"),
     "more memories": ({"counts": {"memories": 99}}, "counts"),
     "counts of 2**80": ({"counts": {"memories": 1 << 80}}, "wrong memories"),
-    "a billion parts": ({"parts": {"memories": 10**9}}, "parts"),
+    "a billion parts": ({"parts": {"memories": 10**9}}, "wrong memories"),
     "no checksums": ({"checksums": []}, "checksum"),
     "checksums of other length": ({"checksums": ["ab"]}, "checksum"),
     "an unknown field": ({"command": "rm -rf"}, "unknown field 'command'"),
