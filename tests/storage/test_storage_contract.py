@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class TestPostgres(StorageContract):
         return lambda **options: Storage.open(tmp_path / "bank", database=url, **options)
 
 
+@pytest.mark.skipif(os.environ.get("MEMLONG_TESTS") != "full", reason="needs MEMLONG_TESTS=full")
 class TestEncryptedPostgres(StorageContract):
     @pytest.fixture
     def open_bank(self, tmp_path: Path, postgres: PostgresServer) -> Opener:

@@ -215,7 +215,8 @@ class Writing:
 
     def test_an_unclaimed_bank_takes_nothing(self, open_bank: Opener) -> None:
         with open_bank() as bank:
-            assert bank.encoding_identity() is bank.retrieval_identity() is bank.kv_spec() is None
+            assert bank.encoding_identity() is None and bank.retrieval_identity() is None
+            assert bank.kv_spec() is None
             with pytest.raises(ConfigError, match=r"claim\(\) first"):
                 bank.add(ALICE, [memory("a")])
 
