@@ -75,14 +75,19 @@ class Finder:
             raise ConfigError(f"top_k={top_k}: ask for 1 chunk or more.")
         if not question.text.strip():
             return []
+        dense = self._embedder.dimensions > 0
+        vector = self._embedder.embed_query(question.text) if dense else None  # (E,)
+        with self._storage.snapshot():
+            return self._ranked(question, top_k, vector)
+
+    def _ranked(self, question: Question, top_k: int, vector: Vectors | None) -> list[Found]:
         seen = _Seen(self._storage, question)
         depth = max(DEPTH, top_k)
         lexical = self._lexical_arm(question, seen, depth)
         ranked = [hit.pk for hit in lexical]
         words = {hit.pk: hit.score for hit in lexical}
-        if not self._embedder.dimensions:
+        if vector is None:
             return _found(ranked[:top_k], seen, dict.fromkeys(ranked, 0.0), words)
-        vector = self._embedder.embed_query(question.text)  # (E,)
         near = self._dense_arm(question, seen, vector, CANDIDATES * top_k)
         cosines = self._cosines(question.owner, vector, near + ranked)
         dense = sorted(near, key=lambda pk: (-cosines[pk], pk))

@@ -17,6 +17,7 @@ from memlong_agent.storage.base import (
     Swept,
 )
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
+from memlong_agent.storage.keys import Key, key_from
 from memlong_agent.storage.sql import Storage
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ChunkAge",
     "Event",
     "ItemStore",
+    "Key",
     "LexicalHit",
     "Namespace",
     "NewChunk",
@@ -37,4 +39,5 @@ __all__ = [
     "StoredItem",
     "StoredMemory",
     "Swept",
+    "key_from",
 ]

@@ -48,6 +48,7 @@ class Database(ABC):
         self._engine = engine
         self._pid = os.getpid()
         self._closed = False
+        self._reading = threading.local()
         # Memory is one connection: its transactions go one at a time.
         self._turn: AbstractContextManager[Any] = nullcontext() if folder else threading.RLock()
 
@@ -68,6 +69,10 @@ class Database(ABC):
         """
         if self._closed:
             raise StoreError(f"The bank at {self.place} is closed. Open it again.")
+        shared = getattr(self._reading, "conn", None)
+        if shared is not None and not write:
+            yield shared
+            return
         if self._pid != os.getpid() and self.folder is not None:
             # Connections must not be used, nor closed, on the other side of a fork.
             self._engine.dispose(close=False)
@@ -81,6 +86,17 @@ class Database(ABC):
                 yield conn
         if write:
             self._wrote()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Inside, all reading scopes of this thread are one transaction: one state, begun once."""
+        with self.scope() as conn:
+            outer = getattr(self._reading, "conn", None)
+            self._reading.conn = conn
+            try:
+                yield
+            finally:
+                self._reading.conn = outer
 
     @contextmanager
     def exclusive(self, *, wait: bool = True) -> Iterator[bool]:

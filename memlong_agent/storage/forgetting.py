@@ -6,6 +6,7 @@ Every call is one transaction; then the K/V files go, and with `purge` the last 
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,15 +17,22 @@ from memlong_agent.errors import StoreError, StoreLockedError
 from memlong_agent.records import Forgotten
 from memlong_agent.storage import matching, reads, superseding, writes
 from memlong_agent.storage.base import Owner
-from memlong_agent.storage.items import delete_bound, delete_items, delete_owned, owned_items
+from memlong_agent.storage.items import (
+    ItemStore,
+    delete_bound,
+    delete_items,
+    delete_owned,
+    owned_items,
+)
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import events, memories, meta, owners, recalls, sessions
 from memlong_agent.storage.reading import Reader
 
+_log = logging.getLogger("memlong_agent.storage")
 _UNPURGED = "unpurged"  # meta row: something was forgotten since the last purge
 _AT_ONCE = 500  # memories that end in one transaction
 # Has the events and the number of all who were erased; no owner has its kind.
-_ERASED = {"tenant": "", "kind": "erased", "name": ""}
+_ERASED = {"tenant": "", "kind": reads.ERASED, "name": ""}
 
 
 class Forgetter(Reader):
@@ -34,6 +42,8 @@ class Forgetter(Reader):
     K/V files go now, and the bytes with the next purge. Raises StoreError when a file resists or
     the purge has to wait for others too long; the memories are forgotten all the same.
     """
+
+    items: ItemStore
 
     def delete(self, owner: Owner, ids: Sequence[str], *, purge: bool = True) -> Forgotten:
         """Forget memories, and items bound to them. What they superseded is recalled again.
@@ -56,11 +66,11 @@ class Forgetter(Reader):
         pattern = matching.pattern(text)
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
-            found = set(matching.memories_with(conn, owner_pk, pattern))
+            found: set[int | None] = set(matching.memories_with(conn, owner_pk, pattern))
             for item_pk, memory_pk, texts in owned_items(conn, owner_pk):
                 if matching.holds(pattern, texts):
                     delete_items(conn, [item_pk])
-                    found |= {memory_pk} - {None}
+                    found.add(memory_pk)
             pks = sorted(pk for pk in found if pk is not None)
             told = mentions(conn, owner_pk, pks)
             unused = forget_memories(conn, self._lexical, owner_pk, pks)
@@ -151,6 +161,17 @@ class Forgetter(Reader):
                 mine = (meta.c.key == _UNPURGED) & (meta.c.value == mark)
                 conn.execute(delete(meta).where(mine))
 
+    def _end_what_is_over(self) -> None:
+        """At open, where there is time: what has expired goes, and what a purge was put off for."""
+        while self.expire() == _AT_ONCE:
+            pass
+        self.items.expire()
+        if self.unpurged():
+            try:
+                self.purge()
+            except StoreLockedError as exc:
+                _log.warning("%s", exc)
+
     def _forgotten(
         self, number: int, told: tuple[str, ...], unused: Sequence[str], purge: bool
     ) -> Forgotten:
@@ -231,6 +252,6 @@ def _erase_row(conn: Connection, owner_pk: int) -> None:
         pk = conn.scalar(nobody)
     conn.execute(delete(events).where(events.c.owner_id == owner_pk, events.c.op == "add"))
     conn.execute(update(events).where(events.c.owner_id == owner_pk).values(owner_id=pk))
-    higher = owners.c.forgotten + times + 1
+    higher = owners.c.forgotten + times
     conn.execute(update(owners).where(owners.c.pk == pk).values(forgotten=higher))
     conn.execute(delete(owners).where(owners.c.pk == owner_pk))

@@ -153,6 +153,15 @@ class ItemStore:
         with self._db.scope() as conn:
             return [_stored(seal.of(conn), row) for row in conn.execute(query.limit(limit))]
 
+    def expire(self) -> None:
+        """Delete all items whose time is over; the memories they are bound to end by themselves."""
+        over = (items.c.expires_at <= self._clock()) & items.c.expires_at.is_not(None)
+        with self._db.scope() as conn:
+            if conn.scalar(select(items.c.pk).where(over).limit(1)) is None:
+                return
+        with self._db.scope(write=True) as conn:
+            conn.execute(delete(items).where(over))
+
     def namespaces(self, tenant: str) -> Sequence[Namespace]:
         """All namespaces that hold an item, sorted."""
         query = select(items.c.namespace).where(items.c.tenant == tenant, _alive(self._clock()))

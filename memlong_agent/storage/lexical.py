@@ -64,7 +64,7 @@ class Lexical(Protocol):
         ...
 
     def optimize(self, conn: Connection) -> None:
-        """Leave no word of a removed chunk in the index's pages."""
+        """Leave no word of a removed chunk in the index's pages; in a transaction of its own."""
         ...
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 
 import numpy as np
@@ -51,6 +52,10 @@ class Reader:
         self._clock = clock
         self._grace_s = grace_s
         self._known_spec: KVSpec | None = None
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Inside, this thread's readings see one state; six transactions of a turn become one."""
+        return self._db.snapshot()
 
     def encoding_identity(self) -> Identity | None:
         """What the bank's K/V depend on; None in a new bank."""

@@ -6,6 +6,8 @@ are sealed and opened; vectors, which are many, are opened where they are read.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from typing import Any
 
@@ -24,9 +26,19 @@ def chunk_place(memory_id: str, ordinal: int) -> str:
     return f"{memory_id}/{ordinal}"
 
 
-def digested(cipher: Cipher, memory: NewMemory) -> str:
-    """What a text digest is taken of. A sealed source cannot be compared: it is part of this."""
-    return json.dumps([memory.source, memory.text]) if cipher.sealed else memory.text
+def text_digest(cipher: Cipher, secret: str, memory: NewMemory) -> str:
+    """HMAC-SHA256 under the bank's secret: equal texts are found, none is guessed from outside."""
+    digest = _hmac(secret, memory.text)
+    return with_source(secret, digest, memory.source) if cipher.sealed else digest
+
+
+def with_source(secret: str, digest: str, source: str | None) -> str:
+    """The digest of an encrypted bank: a sealed source cannot be compared, so it is part of it."""
+    return _hmac(secret, json.dumps([source or "", digest]))
+
+
+def _hmac(secret: str, text: str) -> str:
+    return hmac.new(bytes.fromhex(secret), text.encode(), hashlib.sha256).hexdigest()
 
 
 def memory_values(cipher: Cipher, memory_id: str, values: dict[str, Any]) -> dict[str, Any]:

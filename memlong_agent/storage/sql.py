@@ -19,7 +19,7 @@ from sqlalchemy import update
 from memlong_agent.errors import IncompatibleMemoryError, MemLongError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
-from memlong_agent.storage import migrations, reads, superseding, upkeep, writes
+from memlong_agent.storage import migrations, reads, rows, sealing, superseding, upkeep, writes
 from memlong_agent.storage.base import (
     NewMemory,
     Owner,
@@ -33,7 +33,9 @@ from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import make_folder
 from memlong_agent.storage.forgetting import Forgetter, mentions, note_forgotten
 from memlong_agent.storage.items import ItemStore
+from memlong_agent.storage.keys import Key
 from memlong_agent.storage.models import memories as memory_table
+from memlong_agent.storage.ram_lexical import RamLexical
 from memlong_agent.storage.reading import spec_to_json
 from memlong_agent.storage.sqlite import SqliteDatabase
 
@@ -54,16 +56,22 @@ class Storage(Forgetter):
         clock: Callable[[], datetime] = utc_now,
         grace_s: float = 3600.0,
         upgrade: bool = False,
+        key: Key | None = None,
     ) -> None:
         super().__init__(db, blobs, db.lexical(), clock, grace_s)
         self.items = ItemStore(db, clock)
         try:
+            sealing.unlock(db, blobs, key)
             migrations.prepare(db, clock(), upgrade=upgrade)
+            sealing.begin(db, blobs, key)
             with db.scope() as conn:
-                self._secret = reads.meta_value(conn, "secret") or ""
+                self._secret = sealing.secret_of(db, conn)
+                if db.cipher.sealed:
+                    self._lexical = RamLexical(conn)
                 due = upkeep.sweep_is_due(conn, clock(), grace_s)
             if due:
                 self.sweep()
+            self._end_what_is_over()
         except BaseException:
             self.close()
             raise
@@ -77,6 +85,7 @@ class Storage(Forgetter):
         clock: Callable[[], datetime] = utc_now,
         grace_s: float = 3600.0,
         upgrade: bool = False,
+        key: Key | None = None,
     ) -> Self:
         """Open the bank in a folder, or make one there; `":memory:"` keeps nothing on disk.
 
@@ -85,9 +94,13 @@ class Storage(Forgetter):
             clock: Source of "now", aware.
             grace_s: Age at which files without rows, and pending memories, count as left behind.
             upgrade: Bring an older schema up to date instead of refusing it.
+            key: Of an encrypted bank; a new bank becomes one. The word index of an encrypted bank
+                is built in memory here.
 
         Raises:
             StoreError: not a bank, not writable, or SQLite without FTS5.
+            StoreKeyError: the bank is encrypted and `key` is not its key, or it is plain and there
+                is a key.
             StoreVersionError: written by a newer or an older memlong-agent.
         """
         folder = None if str(path) == ":memory:" else Path(path).expanduser().absolute()
@@ -95,7 +108,7 @@ class Storage(Forgetter):
             make_folder(folder)
         blobs = MemoryBlobs() if folder is None else FileBlobs(folder)
         db = SqliteDatabase(folder, timeout_s)
-        return cls(db, blobs, clock=clock, grace_s=grace_s, upgrade=upgrade)
+        return cls(db, blobs, clock=clock, grace_s=grace_s, upgrade=upgrade, key=key)
 
     def close(self) -> None:
         """Let go of files and connections; a bank in memory is gone."""
@@ -276,7 +289,7 @@ class Storage(Forgetter):
             left, items = iter(refs), []
             for memory in memories:
                 mine = [next(left) for _ in memory.chunks]
-                digest = writes.text_digest(self._secret, memory.text)
+                digest = rows.text_digest(self._db.cipher, self._secret, memory)
                 made_at = memory.created_at or self._clock()
                 items.append(writes.Prepared(memory, mine, digest, made_at))
             yield items

@@ -6,7 +6,6 @@ Everything that adds a chunk or removes one does so in :func:`insert_chunks` and
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import re
@@ -88,11 +87,6 @@ def _problem(memory: NewMemory) -> str | None:
         if chunk.vector is not None and chunk.vector.ndim != 1:
             return f"a chunk's vector has {chunk.vector.ndim} dimensions instead of one"
     return None
-
-
-def text_digest(secret: str, text: str) -> str:
-    """HMAC-SHA256 under the bank's secret: equal texts are found, none is guessed from outside."""
-    return hmac.new(bytes.fromhex(secret), text.encode(), hashlib.sha256).hexdigest()
 
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
@@ -291,7 +285,7 @@ def insert_chunks(
     memory_id = _memory_id(conn, memory)
     for ordinal, (new, ref) in enumerate(zip(item.memory.chunks, item.refs, strict=True)):
         at = ordinal if new.ordinal is None else new.ordinal
-        values = {"memory_pk": memory, "owner_id": owner, "ordinal": at}
+        values: dict[str, Any] = {"memory_pk": memory, "owner_id": owner, "ordinal": at}
         values |= {"counter": new.counter, "last_recalled_at": new.last_recalled_at}
         place = rows.chunk_place(memory_id, at)
         pk = _insert(conn, chunks, {**values, **rows.chunk_values(cipher, place, new)})
@@ -308,7 +302,7 @@ def insert_chunks(
 
 
 def _memory_id(conn: Connection, pk: int) -> str:
-    return conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one()
+    return str(conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one())
 
 
 def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:

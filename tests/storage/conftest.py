@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bank_making import EMBEDDER, MODEL, SPEC, Clock
 
-from memlong_agent.storage import Storage
+from memlong_agent.storage import Key, Storage
 
 
 @pytest.fixture
@@ -14,11 +14,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "encrypted"])
 def bank(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Storage]:
-    """A claimed bank, once in a folder and once in memory."""
-    path = tmp_path / "bank" if request.param == "folder" else ":memory:"
-    with Storage.open(path, clock=clock) as storage:
+    """A claimed bank: in a folder, in memory, and encrypted in a folder."""
+    path = ":memory:" if request.param == "memory" else tmp_path / "bank"
+    key = Key(bytes(32)) if request.param == "encrypted" else None
+    with Storage.open(path, clock=clock, key=key) as storage:
         storage.claim(MODEL, SPEC)
         storage.claim_retrieval(EMBEDDER)
         yield storage

@@ -110,6 +110,20 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
         assert len(bank.list_memories(ALICE)) == 1
 
 
+def test_a_snapshot_sees_one_state_and_begins_once(folder_bank: Storage) -> None:
+    folder_bank.add(ALICE, [memory("a")])
+    begun: list[str] = []
+    event.listen(folder_bank._db.engine, "begin", lambda conn: begun.append("begin"))
+    with folder_bank.snapshot(), folder_bank.snapshot():
+        before = folder_bank.list_memories(ALICE)
+        thread = threading.Thread(target=folder_bank.add, args=(ALICE, [memory("b")]))
+        thread.start()
+        thread.join()
+        assert folder_bank.list_memories(ALICE) == before and len(before) == 1
+    assert len(folder_bank.list_memories(ALICE)) == 2
+    assert len(begun) == 3  # the snapshot, the write, the last list
+
+
 def test_a_database_that_cannot_grow_says_so_and_takes_nothing(tmp_path: Path) -> None:
     with Storage.open(tmp_path / "bank") as bank:
         bank.claim(MODEL, SPEC)
