@@ -134,7 +134,7 @@ class Conversation:
         if self.json:
             emit(record(forgotten))
         else:
-            tell(forgotten)
+            tell(forgotten, "/forget")
 
     def _show(
         self,

@@ -68,13 +68,13 @@ def record(forgotten: Forgotten) -> dict[str, object]:
     return {"forgotten": forgotten.memories, "mentions": list(forgotten.mentions)}
 
 
-def tell(forgotten: Forgotten) -> None:
-    """What was forgotten, for people."""
+def tell(forgotten: Forgotten, command: str = "memlong forget") -> None:
+    """What was forgotten, for people; `command` forgets more."""
     click.echo(f"Forgot {counted(forgotten.memories, 'memory')}.")
     if forgotten.mentions:
         exchanges = counted(len(forgotten.mentions), "exchange")
         click.echo(f"Recalled in {exchanges} that may repeat it; to forget them too:")
-        click.echo(f"  memlong forget {' '.join(forgotten.mentions)}")
+        click.echo(f"  {command} {' '.join(forgotten.mentions)}")
 
 
 def _confirm(target: Target, text: str | None, owner: bool) -> None:
