@@ -32,7 +32,7 @@ from memlong_agent.model import MemoryModel, Placement, load_model
 from memlong_agent.model.identity import encoding_identity
 from memlong_agent.model.load import sliding_window
 from memlong_agent.records import Reply
-from memlong_agent.storage import Owner, OwnerStats
+from memlong_agent.storage import Owner, OwnerStats, Upgraded, upgrade
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
 _WINDOW = 4096
@@ -51,6 +51,8 @@ class MemLong:
         model: Hub name or folder of a Llama, Mistral, Qwen2 or Qwen3 checkpoint; default: the
             bundled memlong-tiny, a demonstration model.
         bank: Folder of the bank, made if absent; `":memory:"` keeps nothing on disk.
+        database: URL of a PostgreSQL database (`postgresql+psycopg://...`) that holds the rows; the
+            folder then holds keys and values, and both belong together. Needs [postgres].
         embedder: `"auto"`, `"minilm"`, `"lexical"`, a sentence-transformers folder or name, or an
             :class:`Embedder`.
         device, dtype: Default to CUDA when present, and to the checkpoint's dtype.
@@ -72,6 +74,7 @@ class MemLong:
         model: str | Path | None = None,
         bank: str | Path | None = None,
         *,
+        database: str | None = None,
         embedder: str | Embedder = "auto",
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -99,6 +102,7 @@ class MemLong:
             spec=loaded.spec,
             embedder=embedder,
             settings=chosen,
+            database=database,
             index_backend=index,  # type: ignore[arg-type]  # checked by the index room
             timeout_s=timeout_s,
             clock=clock,
@@ -238,6 +242,14 @@ class MemLong:
     def doctor(self) -> Diagnosis:
         """Check identities, rows against files, and that memory moves the logits."""
         return examine(self.engine)
+
+    @staticmethod
+    def upgrade(bank: str | Path, *, timeout_s: float = 30.0) -> Upgraded:
+        """Bring a bank of an older version up to date; a backup of its database is made first.
+
+        Raises StoreVersionError for a bank of a newer version, StoreError when there is none.
+        """
+        return upgrade(bank, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Let go of the bank. Calls after this raise StoreError."""

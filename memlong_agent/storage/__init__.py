@@ -19,6 +19,7 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
 from memlong_agent.storage.keys import Key, key_from
 from memlong_agent.storage.sql import Storage
+from memlong_agent.storage.upgrade import Upgraded, upgrade
 
 __all__ = [
     "Binding",
@@ -39,5 +40,7 @@ __all__ = [
     "StoredItem",
     "StoredMemory",
     "Swept",
+    "Upgraded",
     "key_from",
+    "upgrade",
 ]

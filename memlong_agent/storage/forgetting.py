@@ -27,6 +27,7 @@ from memlong_agent.storage.items import (
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import events, memories, meta, owners, recalls, sessions
 from memlong_agent.storage.reading import Reader
+from memlong_agent.storage.upgrade import drop_backups
 
 _log = logging.getLogger("memlong_agent.storage")
 _UNPURGED = "unpurged"  # meta row: something was forgotten since the last purge
@@ -142,9 +143,12 @@ class Forgetter(Reader):
         """Leave no byte of forgotten, changed and evicted memories in the bank's files.
 
         Rows are overwritten when they are deleted, but the word index, pages that were rearranged
-        and the write-ahead log keep copies. They go here, in time that grows with the bank.
+        the write-ahead log and what an upgrade backed up keep copies. They go here, in time that
+        grows with the bank: 1.2 s at 1e5 chunks.
         StoreLockedError if others keep reading the old pages past the timeout: purge again then.
         """
+        if self._db.folder is not None:
+            drop_backups(self._db.folder)
         with self._db.scope(write=True) as conn:
             self._lexical.optimize(conn)
             mark = reads.meta_value(conn, _UNPURGED)

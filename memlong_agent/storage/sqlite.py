@@ -29,7 +29,7 @@ from sqlalchemy import (
 from memlong_agent.errors import StoreError
 from memlong_agent.storage import faults, scrub
 from memlong_agent.storage.database import Contents, Database
-from memlong_agent.storage.lexical import Fts5Lexical, Lexical
+from memlong_agent.storage.lexical import Fts5Lexical, LexicalTable
 
 _log = logging.getLogger("memlong_agent.storage")
 # "mlng": tells a bank from any other SQLite file; `file bank.sqlite` shows it too.
@@ -62,7 +62,7 @@ class SqliteDatabase(Database):
         self._scrub_key = None if folder is None else scrub.enter(folder)
         _log_wal_reset_bug()
 
-    def lexical(self) -> Lexical:
+    def lexical(self) -> LexicalTable:
         return Fts5Lexical()
 
     def require(self, conn: Connection) -> None:
