@@ -5,7 +5,8 @@ It knows no model, no embedder and no vector index; text is the truth, the rest 
 
 Guarantees
 * One call is one transaction. A call that raises has changed nothing that another call can see
-  (but a delete whose files resist: rows gone, files left to the sweep; its error says so).
+  (but a delete whose files resist: rows gone, files left to the sweep; and a commit that the disk
+  neither confirms nor lets be undone: each error says so).
 * Never a row without its file: a K/V file is durable before its row, and outlives its row.
 * A record that was returned never changes afterwards; K/V tensors are the caller's own.
 * Owners are strangers: no call that is given an owner reads, ranks by or counts another's rows.
