@@ -25,7 +25,16 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from memlong_agent.memlong import MemLong, Memories, Session, Stream
-    from memlong_agent.records import Exported, Memory, Recall, Reply, Restored, ToolCall, Usage
+    from memlong_agent.records import (
+        Exported,
+        Forgotten,
+        Memory,
+        Recall,
+        Reply,
+        Restored,
+        ToolCall,
+        Usage,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,6 +42,7 @@ __all__ = [
     "ConfigError",
     "ContextOverflowError",
     "Exported",
+    "Forgotten",
     "IncompatibleMemoryError",
     "MemLong",
     "MemLongError",
@@ -55,7 +65,16 @@ __all__ = [
 ]
 _ROOMS = {
     "memlong": ("MemLong", "Memories", "Session", "Stream"),
-    "records": ("Exported", "Memory", "Recall", "Reply", "Restored", "ToolCall", "Usage"),
+    "records": (
+        "Exported",
+        "Forgotten",
+        "Memory",
+        "Recall",
+        "Reply",
+        "Restored",
+        "ToolCall",
+        "Usage",
+    ),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
