@@ -180,10 +180,10 @@ def delete_bound(conn: Connection, memory_pks: Sequence[int]) -> None:
 
 def owned_items(conn: Connection, owner_pk: int) -> list[tuple[int, int | None, list[str]]]:
     """Key, memory and all texts of the items of an owner."""
-    rows = conn.execute(_query().where(items.c.owner_id == owner_pk)).all()
+    rows = conn.execute(query_items().where(items.c.owner_id == owner_pk)).all()
     found = []
     for row in rows:
-        item = _stored(seal.of(conn), row)
+        item = stored_item(seal.of(conn), row)
         texts = [*item.namespace, item.key, *strings(item.value)]
         found.append((item.pk, row.memory_pk, texts))
     return found
