@@ -1,7 +1,7 @@
 """The options that commands share, and what they open.
 
-In: `--bank --model --embedder --device --timeout --json`, and `--user --session` where memories are
-one user's. Out: one frozen :class:`Target`, the first argument of the command.
+In: `--bank --model --embedder --device --timeout --key-file --json`, and `--user --session` where
+memories are one user's. Out: one frozen :class:`Target`, the first argument of the command.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Target:
     device: str | None
     timeout_s: float
     json: bool
+    key_file: str | None = None
     user: str = "me"
     session: str | None = None  # None: not named by the user
     """Where `add` and `chat` write (default: "default"); the others take all when it is None."""
@@ -49,6 +50,7 @@ class Target:
             embedder=self.embedder,
             device=self.device,
             timeout_s=self.timeout_s,
+            key=None if self.key_file is None else Path(self.key_file),
         )
 
     def memories(self, opened: MemLong) -> Memories:
@@ -66,6 +68,9 @@ _SHARED = [
     click.option("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda when present."),
     click.option("--timeout", "timeout_s", metavar="SECONDS", type=click.FloatRange(min=0),
                  default=30.0, show_default=True, help="How long to wait for a busy bank."),
+    click.option("--key-file", metavar="PATH",
+                 help="Key of an encrypted bank, and of a new one that is to be; default: "
+                 "MEMLONG_KEY, or the file MEMLONG_KEY_FILE names."),
     click.option("--json", is_flag=True, help="JSON on standard output, and nothing else."),
 ]  # fmt: skip
 _OWNED = {

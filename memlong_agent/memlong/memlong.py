@@ -32,7 +32,7 @@ from memlong_agent.model import MemoryModel, Placement, load_model
 from memlong_agent.model.identity import encoding_identity
 from memlong_agent.model.load import sliding_window
 from memlong_agent.records import Reply
-from memlong_agent.storage import Owner, OwnerStats
+from memlong_agent.storage import Owner, OwnerStats, key_from
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
 _WINDOW = 4096
@@ -56,6 +56,9 @@ class MemLong:
         device, dtype: Default to CUDA when present, and to the checkpoint's dtype.
         tenant: Owners of different tenants never meet.
         index: `"auto"`, `"faiss"` or `"torch"`.
+        key: Of an encrypted bank; a new bank opened with one is encrypted. 64 hexadecimal digits
+            or 32 bytes, or a passphrase; a `Path` is a file that holds it. Default: MEMLONG_KEY, or
+            the file MEMLONG_KEY_FILE names. Needs the extra [encrypt].
         clock: Source of "now"; aware datetimes.
         model_kwargs: For transformers: `device_map`, `quantization_config`, `revision`, ...
         settings: Fields of `Settings`: chunk_tokens, top_k, window_tokens, scope, ...
@@ -65,6 +68,8 @@ class MemLong:
         UnsupportedModelError: the model cannot be loaded or given a memory.
         IncompatibleMemoryError: the bank was written by another model or embedder.
         StoreError: the folder cannot be used.
+        StoreKeyError: the bank is encrypted and this is not its key, or it is plain and there is a
+            key.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class MemLong:
         tenant: str = "default",
         index: str = "auto",
         timeout_s: float = 30.0,
+        key: str | bytes | Path | None = None,
         clock: Clock = _now,
         model_kwargs: dict[str, Any] | None = None,
         **settings: Any,
@@ -87,7 +93,7 @@ class MemLong:
                 'MemLong needs a bank. Pass bank="./memory", or bank=":memory:" to keep nothing '
                 "on disk."
             )
-        chosen = Settings(**settings)
+        chosen, user_key = Settings(**settings), key_from(key)
         name = BUNDLED if model is None else model
         loaded, tokenizer, policy = load_model(
             name, device=device, dtype=dtype, **(model_kwargs or {})
@@ -102,6 +108,7 @@ class MemLong:
             index_backend=index,  # type: ignore[arg-type]  # checked by the index room
             timeout_s=timeout_s,
             clock=clock,
+            key=user_key,
         )
         self.engine = Engine(loaded, tokenizer, opened, chosen, placement)
         self._tenant, self._clock = tenant, clock

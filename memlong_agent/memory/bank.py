@@ -38,6 +38,7 @@ from memlong_agent.memory.items import ItemBank
 from memlong_agent.memory.recall import Finder, Question, widened
 from memlong_agent.records import Memory, Recall
 from memlong_agent.storage import (
+    Key,
     NewMemory,
     Owner,
     OwnerStats,
@@ -85,24 +86,25 @@ class MemoryBank:
         index_backend: Backend = "auto",
         timeout_s: float = 30.0,
         clock: Callable[[], datetime] = utc_now,
+        key: Key | None = None,
     ) -> Self:
         """Open the bank in a folder, or make one there; `":memory:"` keeps nothing on disk.
 
         Args:
-            encoding: What the K/V of the model depend on.
-            spec: Shape and dtype of the K/V.
+            encoding, spec: What the K/V of the model depend on; their shape and dtype.
             embedder: A name, an embedder, `"auto"` or `"lexical"` (words only, no vectors).
             settings: `capacity_tokens` and `eviction` are used.
             index_backend: `"faiss"`, `"torch"`, or `"auto"` for the first that is installed.
             timeout_s: How long to wait for other writers.
             clock: Source of "now", aware.
+            key: Of an encrypted bank, and of a new one that is to be.
 
         Raises:
             IncompatibleMemoryError: another model or embedder wrote the bank; named.
             ConfigError: the embedder is unknown or not installed.
             StoreError, StoreVersionError: not a bank that this package can use.
         """
-        storage = Storage.open(path, timeout_s=timeout_s, clock=clock)
+        storage = Storage.open(path, timeout_s=timeout_s, clock=clock, key=key)
         try:
             storage.claim(encoding, spec)
             chosen = resolve_embedder(embedder, storage.retrieval_identity())
