@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from typing import Any
 
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from memlong_agent.errors import (
@@ -24,6 +25,25 @@ _PERMISSIONS = "Give this user write permission, or choose another folder."
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
+_BUSY_STATES = ("40", "55P03", "57014")
+# SQLSTATE, or the beginning of several -> our error, and what to do.
+_STATES: dict[str, tuple[type[MemLongError], str]] = {
+    "": (StoreError, "This is a bug: please report it."),
+    "08": (StoreError, "Start the PostgreSQL server, or check the URL of the database."),
+    "22": (ConfigError, "Pass another text or number."),
+    "25006": (StoreError, "Connect to the primary server, which may be written to."),
+    "28": (StoreError, "Check the user and the password in the URL of the database."),
+    "3D": (StoreError, "Create the database, or correct its URL."),
+    "42501": (StoreError, "Give this role all rights on the bank's schema."),
+    "53": (StoreError, "Wait, or raise the limits of the PostgreSQL server."),
+    "53100": (StoreError, "Free space on the disk of the PostgreSQL server, then try again."),
+    "54": (ConfigError, "Use a shorter name, key or source."),
+    "57P": (StoreError, "Start the PostgreSQL server, then try again."),
+    "58": (StoreError, "Check the disk of the PostgreSQL server, then try again."),
+    "XX001": (StoreCorruptError, "The database is damaged: restore it from a backup."),
+    "XX002": (StoreCorruptError, "The database is damaged: restore it from a backup."),
+}
+
 
 def from_os(exc: OSError, place: str) -> StoreError:
     """An :class:`OSError` met while reading or writing the bank at `place`."""
@@ -38,19 +58,18 @@ def from_os(exc: OSError, place: str) -> StoreError:
 
 
 def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float) -> MemLongError:
-    """An SQLite or SQLAlchemy error met in the bank at `place`."""
+    """An error of a driver or of SQLAlchemy, met in the bank at `place`."""
     cause = exc.orig if isinstance(exc, StatementError) else exc
     if isinstance(cause, MemLongError):
         return cause  # of a value that a column refused
+    if hasattr(cause, "sqlstate"):
+        return _from_psycopg(cause, place, timeout_s, isinstance(exc, OperationalError))
     # Extended codes keep the primary one in the low byte (SQLITE_BUSY_SNAPSHOT is 5 | 2 << 8).
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or isinstance(exc, PoolTimeoutError):
         return locked(place, timeout_s)
     if isinstance(exc, IntegrityError):
-        return ConfigError(
-            f"This memory collides with one already in the bank ({cause}). "
-            "Use another id or message_id, or update the memory that has it."
-        )
+        return _collision(cause)
     if code == sqlite3.SQLITE_FULL:
         return StoreError(f"The bank at {place} cannot grow: {cause}. {_FREE_SPACE}")
     if code == sqlite3.SQLITE_NOTADB:
@@ -70,6 +89,28 @@ def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float)
     if code == sqlite3.SQLITE_ERROR:
         return StoreError(f"The bank at {place} failed: {cause}. This is a bug: please report it.")
     return StoreError(f"The bank at {place} failed: {cause}. Check the disk, then try again.")
+
+
+def _from_psycopg(cause: Any, place: str, timeout_s: float, operational: bool) -> MemLongError:
+    """An error of psycopg; an operational one without an SQLSTATE is of the way to the server."""
+    # The first line only: the others repeat values.
+    said = (cause.diag.message_primary or str(cause).split("\n")[0]).strip().rstrip(".")
+    state = cause.sqlstate or ("08000" if operational else "22021" if "NUL" in said else "")
+    if state.startswith("23"):
+        return _collision(said)
+    if state.startswith(_BUSY_STATES):
+        return locked(place, timeout_s)
+    # The longest code that fits: five letters are a case, two its class.
+    fits = [code for code in _STATES if state.startswith(code)]
+    kind, advice = _STATES[max(fits, key=len, default="")]
+    return kind(f"The bank at {place} failed: {said}. {advice}")
+
+
+def _collision(cause: object) -> ConfigError:
+    return ConfigError(
+        f"This memory collides with one already in the bank ({cause}). "
+        "Use another id or message_id, or update the memory that has it."
+    )
 
 
 def locked(place: str, timeout_s: float) -> StoreLockedError:

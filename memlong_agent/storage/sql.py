@@ -30,14 +30,13 @@ from memlong_agent.storage.base import (
 )
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
 from memlong_agent.storage.database import Database
-from memlong_agent.storage.folder import make_folder
+from memlong_agent.storage.folder import open_database
 from memlong_agent.storage.items import ItemStore, delete_bound, delete_owned
 from memlong_agent.storage.keys import Key
 from memlong_agent.storage.models import memories as memory_table
 from memlong_agent.storage.models import recalls, sessions
 from memlong_agent.storage.ram_lexical import RamLexical
 from memlong_agent.storage.reading import Reader, spec_to_json
-from memlong_agent.storage.sqlite import SqliteDatabase
 
 _log = logging.getLogger("memlong_agent.storage")
 
@@ -80,6 +79,7 @@ class Storage(Reader):
         cls,
         path: Path | str,
         *,
+        database: str | None = None,
         timeout_s: float = 30.0,
         clock: Callable[[], datetime] = utc_now,
         grace_s: float = 3600.0,
@@ -89,6 +89,8 @@ class Storage(Reader):
         """Open the bank in a folder, or make one there; `":memory:"` keeps nothing on disk.
 
         Args:
+            database: URL of the PostgreSQL database that holds the rows; the folder then holds the
+                K/V files, and both belong together. Needs the extra [postgres].
             timeout_s: How long to wait for other writers.
             clock: Source of "now", aware.
             grace_s: Age at which files without rows, and pending memories, count as left behind.
@@ -103,10 +105,8 @@ class Storage(Reader):
             StoreVersionError: written by a newer or an older memlong-agent.
         """
         folder = None if str(path) == ":memory:" else Path(path).expanduser().absolute()
-        if folder is not None:
-            make_folder(folder)
+        db = open_database(folder, database, timeout_s)
         blobs = MemoryBlobs() if folder is None else FileBlobs(folder)
-        db = SqliteDatabase(folder, timeout_s)
         return cls(db, blobs, clock=clock, grace_s=grace_s, upgrade=upgrade, key=key)
 
     def close(self) -> None:

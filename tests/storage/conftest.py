@@ -14,12 +14,15 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["folder", "memory", "encrypted"])
+@pytest.fixture(params=["folder", "memory", "encrypted", "postgres"])
 def bank(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Storage]:
-    """A claimed bank: in a folder, in memory, and encrypted in a folder."""
+    """A claimed bank: in a folder, in memory, encrypted in a folder, and in PostgreSQL."""
     path = ":memory:" if request.param == "memory" else tmp_path / "bank"
     key = Key(bytes(32)) if request.param == "encrypted" else None
-    with Storage.open(path, clock=clock, key=key) as storage:
+    database = None
+    if request.param == "postgres":
+        database = request.getfixturevalue("postgres").url()
+    with Storage.open(path, database=database, clock=clock, key=key) as storage:
         storage.claim(MODEL, SPEC)
         storage.claim_retrieval(EMBEDDER)
         yield storage

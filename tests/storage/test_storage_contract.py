@@ -22,6 +22,7 @@ from bank_making import (
     memory,
     vector_of,
 )
+from sqlalchemy import text
 
 from memlong_agent.errors import (
     ConfigError,
@@ -280,8 +281,8 @@ def test_recall_reads_only_what_may_be_recalled(bank: Storage, clock: Clock) -> 
 def test_superseded_memories_are_not_recalled(bank: Storage) -> None:
     old, new = bank.add(ALICE, [memory("old"), memory("new")])
     with bank._db.scope(write=True) as conn:
-        sql = "UPDATE memories SET superseded_by = ? WHERE pk = ?"
-        conn.exec_driver_sql(sql, (new.pk, old.pk))
+        sql = text("UPDATE memories SET superseded_by = :new WHERE pk = :old")
+        conn.execute(sql, {"new": new.pk, "old": old.pk})
     assert bank.get(ALICE, old.id).superseded_by == new.id
     pks = [*old.chunk_pks, *new.chunk_pks]
     assert [each.text for each in bank.recallable(ALICE, pks)] == ["new"]
@@ -465,8 +466,8 @@ def test_threads_write_and_read_at_once(bank: Storage) -> None:
 
 
 def test_long_lists_pass_through_in_batches(bank: Storage) -> None:
-    text = [NewChunk("", f"w{i}", (i,), kv_of("w", 1), vector_of("w")) for i in range(600)]
-    (stored,) = bank.add(ALICE, [replace(memory("w"), chunks=text)])
+    words = [NewChunk("", f"w{i}", (i,), kv_of("w", 1), vector_of("w")) for i in range(600)]
+    (stored,) = bank.add(ALICE, [replace(memory("w"), chunks=words)])
     assert [each.ordinal for each in bank.chunks(ALICE, stored.chunk_pks)] == list(range(600))
     assert len(bank.vectors_of(ALICE, stored.chunk_pks)[0]) == 600
     assert bank.delete_chunks(ALICE, stored.chunk_pks) == 600
