@@ -67,6 +67,10 @@ class Lexical(Protocol):
         """Leave no word of a removed chunk in the index's pages; in a transaction of its own."""
         ...
 
+    def drop(self, conn: Connection) -> None:
+        """Remove the index itself: an encrypted bank keeps none in its database."""
+        ...
+
 
 def terms(text: str) -> list[str]:
     """Words of a text in order: folded case, no accents, no single ASCII letters."""
@@ -160,6 +164,9 @@ class Fts5Lexical(RankedLexical):
 
     def optimize(self, conn: Connection) -> None:
         conn.exec_driver_sql("INSERT INTO lexical (lexical) VALUES ('optimize')")
+
+    def drop(self, conn: Connection) -> None:
+        conn.exec_driver_sql("DROP TABLE lexical")
 
     def _counts(self, conn: Connection, words: Sequence[str], most: int) -> dict[str, int]:
         # Counting stops at the limit: 0.15 ms at most, where an fts5vocab lookup walks the whole

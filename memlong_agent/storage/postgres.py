@@ -31,6 +31,8 @@ _DRIVER = "postgresql+psycopg"
 _OLDEST = 13
 # What a remembered text, a name or a number made of them stands in.
 _CONTENT = ["owners", "sessions", "memories", "chunks", "vectors", "items", "postings", "recalls"]
+# And the secrets of an encrypted bank, which has no postings.
+_REWRITTEN = [*_CONTENT, "meta"]
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('memlong ' || current_schema(), 0))"
 _MARK = "SELECT obj_description(to_regclass('meta'), 'pg_class')"
 _TABLES = """
@@ -134,8 +136,9 @@ class PostgresDatabase(Database):
                     "Connect as the role that made the bank."
                 )
             self._await_readers(conn)
-            for table in _CONTENT:
-                conn.exec_driver_sql(f"VACUUM (FULL) {table}")
+            for table in _REWRITTEN:
+                if conn.exec_driver_sql("SELECT to_regclass(%s)", (table,)).scalar() is not None:
+                    conn.exec_driver_sql(f"VACUUM (FULL) {table}")
 
     def problems(self, conn: Connection) -> list[str]:
         query = "SELECT checksum_failures FROM pg_stat_database WHERE datname = current_database()"

@@ -19,7 +19,7 @@ from sqlalchemy import delete, update
 from memlong_agent.errors import IncompatibleMemoryError, MemLongError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
-from memlong_agent.storage import migrations, reads, rows, sealing, upkeep, writes
+from memlong_agent.storage import conversion, migrations, reads, rows, sealing, upkeep, writes
 from memlong_agent.storage.base import (
     NewMemory,
     Owner,
@@ -63,6 +63,8 @@ class Storage(Reader):
             sealing.unlock(db, blobs, key)
             migrations.prepare(db, clock(), upgrade=upgrade)
             sealing.begin(db, blobs, key)
+            if db.cipher.sealed:
+                conversion.finish_if_idle(db, blobs)
             with db.scope() as conn:
                 self._secret = sealing.secret_of(db, conn)
                 if db.cipher.sealed:
