@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,15 +27,20 @@ class Target:
     """Which bank, which model, whose memories, and how to answer."""
 
     bank: str
-    model: str | None
-    embedder: str
-    device: str | None
     timeout_s: float
     json: bool
+    model: str | None = None
+    embedder: str = "auto"
+    device: str | None = None
     key_file: str | None = None
     user: str = "me"
     session: str | None = None  # None: not named by the user
     """Where `add` and `chat` write (default: "default"); the others take all when it is None."""
+
+    @property
+    def key(self) -> Path | None:
+        """The file of the key; None: what the environment says."""
+        return None if self.key_file is None else Path(self.key_file)
 
     def open(self) -> MemLong:
         """Model and bank, as the options say."""
@@ -50,7 +55,7 @@ class Target:
             embedder=self.embedder,
             device=self.device,
             timeout_s=self.timeout_s,
-            key=None if self.key_file is None else Path(self.key_file),
+            key=self.key,
         )
 
     def memories(self, opened: MemLong) -> Memories:
@@ -58,21 +63,25 @@ class Target:
         return opened.memories(user_id=self.user, session_id=self.session or DEFAULT_SESSION)
 
 
-_SHARED = [
-    click.option("--bank", metavar="DIR", default="./memory", envvar="MEMLONG_BANK",
-                 show_default=True, show_envvar=True, help="Folder of the bank."),
-    click.option("--model", metavar="NAME", envvar="MEMLONG_MODEL", show_envvar=True,
-                 help="Folder or Hugging Face name; default: the bundled memlong-tiny."),
-    click.option("--embedder", metavar="NAME", default="auto", show_default=True,
-                 help="auto, minilm, lexical, or a sentence-transformers folder or name."),
-    click.option("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda when present."),
-    click.option("--timeout", "timeout_s", metavar="SECONDS", type=click.FloatRange(min=0),
-                 default=30.0, show_default=True, help="How long to wait for a busy bank."),
-    click.option("--key-file", metavar="PATH",
-                 help="Key of an encrypted bank, and of a new one that is to be; default: "
-                 "MEMLONG_KEY, or the file MEMLONG_KEY_FILE names."),
-    click.option("--json", is_flag=True, help="JSON on standard output, and nothing else."),
-]  # fmt: skip
+_SHARED = {
+    "bank": click.option("--bank", metavar="DIR", default="./memory", envvar="MEMLONG_BANK",
+                         show_default=True, show_envvar=True, help="Folder of the bank."),
+    "model": click.option("--model", metavar="NAME", envvar="MEMLONG_MODEL", show_envvar=True,
+                          help="Folder or Hugging Face name; default: the bundled memlong-tiny."),
+    "embedder": click.option("--embedder", metavar="NAME", default="auto", show_default=True,
+                             help="auto, minilm, lexical, or a sentence-transformers folder or "
+                             "name."),
+    "device": click.option("--device", metavar="NAME",
+                           help="cpu, cuda, ...; default: cuda when present."),
+    "timeout": click.option("--timeout", "timeout_s", metavar="SECONDS", default=30.0,
+                            type=click.FloatRange(min=0), show_default=True,
+                            help="How long to wait for a busy bank."),
+    "key_file": click.option("--key-file", metavar="PATH",
+                             help="Key of an encrypted bank, and of a new one that is to be; "
+                             "default: MEMLONG_KEY, or the file MEMLONG_KEY_FILE names."),
+    "json": click.option("--json", is_flag=True,
+                         help="JSON on standard output, and nothing else."),
+}  # fmt: skip
 _OWNED = {
     "user": click.option("--user", metavar="NAME", default="me", show_default=True,
                          help="Whose memories."),
@@ -83,10 +92,13 @@ _OWNED = {
 }  # fmt: skip
 
 
-def common(*owned: Literal["user", "session", "narrow"]) -> Callable[[Command], Command]:
+def common(
+    *owned: Literal["user", "session", "narrow"], without: Sequence[str] = ()
+) -> Callable[[Command], Command]:
     """Give a command the shared options; it receives them as a :class:`Target`.
 
-    `owned` adds `--user` and `--session`; with `narrow` no session means all of them.
+    `owned` adds `--user` and `--session`; with `narrow` no session means all of them. `without`
+    names shared options that mean nothing to the command.
     """
 
     def decorate(command: Command) -> Command:
@@ -96,7 +108,8 @@ def common(*owned: Literal["user", "session", "narrow"]) -> Callable[[Command], 
             command(Target(**{name: values.pop(name) for name in names}), **values)
 
         wrapped: Command = gathered
-        for option in reversed([*_SHARED, *(_OWNED[name] for name in owned)]):
+        shared = [option for name, option in _SHARED.items() if name not in without]
+        for option in reversed([*shared, *(_OWNED[name] for name in owned)]):
             wrapped = option(wrapped)
         return wrapped
 

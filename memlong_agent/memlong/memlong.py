@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -32,9 +32,19 @@ from memlong_agent.model import MemoryModel, Placement, load_model
 from memlong_agent.model.identity import encoding_identity
 from memlong_agent.model.load import sliding_window
 from memlong_agent.records import Reply
-from memlong_agent.storage import Owner, OwnerStats, key_from
+from memlong_agent.storage import (
+    Owner,
+    OwnerStats,
+    Upgraded,
+    change_key,
+    encrypt,
+    key_from,
+    needed_key,
+    upgrade,
+)
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
+Secret = str | bytes | Path | None
 _WINDOW = 4096
 _SESSIONS_KEPT = 256
 _TEXT_FORMAT = f"{PREAMBLE.strip()} v{CHUNKING_VERSION}"
@@ -83,7 +93,7 @@ class MemLong:
         tenant: str = "default",
         index: str = "auto",
         timeout_s: float = 30.0,
-        key: str | bytes | Path | None = None,
+        key: Secret = None,
         clock: Clock = _now,
         model_kwargs: dict[str, Any] | None = None,
         **settings: Any,
@@ -238,6 +248,36 @@ class MemLong:
     def doctor(self) -> Diagnosis:
         """Check identities, rows against files, and that memory moves the logits."""
         return examine(self.engine)
+
+    @staticmethod
+    def upgrade(bank: str | Path, *, timeout_s: float = 30.0) -> Upgraded:
+        """Bring a bank of an older version up to date; a backup of its database is made first.
+
+        Raises StoreVersionError for a bank of a newer version, StoreError when there is none.
+        """
+        return upgrade(bank, timeout_s=timeout_s)
+
+    @staticmethod
+    def encrypt(
+        bank: str | Path,
+        key: Secret = None,
+        *,
+        new_key: Secret = None,
+        database: str | None = None,
+        timeout_s: float = 30.0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> bool:
+        """Encrypt a plain bank with `key`, or give an encrypted one a `new_key`.
+
+        Keys are as for :class:`MemLong`. False if there was nothing to do. `on_progress` gets the
+        chunks done and all chunks. Others must not use the bank meanwhile.
+        Raises StoreKeyError when `key` is not the key of the bank, ConfigError when there is none.
+        """
+        options: Any = {"database": database, "timeout_s": timeout_s}
+        if new_key is not None:
+            change_key(bank, needed_key(key), needed_key(new_key), **options)
+            return True
+        return encrypt(bank, needed_key(key), on_progress=on_progress, **options)
 
     def close(self) -> None:
         """Let go of the bank. Calls after this raise StoreError."""

@@ -16,9 +16,11 @@ from memlong_agent.storage.base import (
     StoredMemory,
     Swept,
 )
+from memlong_agent.storage.conversion import change_key, encrypt
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
-from memlong_agent.storage.keys import Key, key_from
+from memlong_agent.storage.keys import Key, key_from, needed_key
 from memlong_agent.storage.sql import Storage
+from memlong_agent.storage.upgrade import Upgraded, upgrade
 
 __all__ = [
     "Binding",
@@ -39,5 +41,10 @@ __all__ = [
     "StoredItem",
     "StoredMemory",
     "Swept",
+    "Upgraded",
+    "change_key",
+    "encrypt",
     "key_from",
+    "needed_key",
+    "upgrade",
 ]

@@ -26,6 +26,7 @@ from memlong_agent.storage.kvfile import BlobRef, looks_plain
 from memlong_agent.storage.models import blobs, chunks, items, memories, meta, vectors
 from memlong_agent.storage.reading import spec_from_json
 from memlong_agent.storage.seal import AesGcm, Cipher
+from memlong_agent.storage.upgrade import drop_backups
 
 _log = logging.getLogger("memlong_agent.storage")
 _LEFT = "plain_left"  # a row of meta: plain bytes may still be in the bank's files
@@ -95,7 +96,7 @@ def finish(db: Database, store: BlobStore) -> None:
     if db.folder is not None:
         try:
             store.drop([path for path in _files(db.folder) if looks_plain(path)])
-            _drop_backups(db.folder)
+            drop_backups(db.folder, "the bank before it was encrypted")
         except OSError as exc:
             raise faults.from_os(exc, db.place) from exc
     db.compact()
@@ -252,10 +253,3 @@ def _withdraw(db: Database, store: FileBlobs, blob_ids: Sequence[str]) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted((folder / "kv").glob("*/*")) if path.is_file())
-
-
-def _drop_backups(folder: Path) -> None:
-    """Backups that `memlong upgrade` made of the plain bank."""
-    for path in sorted(folder.glob("bank.sqlite.*.bak*")):
-        path.unlink(missing_ok=True)
-        _log.warning("%s was deleted: it held plain text of a bank that is encrypted now.", path)

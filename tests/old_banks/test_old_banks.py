@@ -15,7 +15,6 @@ import pytest
 from make_bank import BANKS, seen
 
 from memlong_agent import MemLong
-from memlong_agent.storage import Storage
 
 RELEASES = sorted(path.name for path in BANKS.iterdir())
 
@@ -47,7 +46,7 @@ def without_scores(recalls: list[list[Any]]) -> list[list[Any]]:
 
 def test_all_is_there_after_the_upgrade(release: Path) -> None:
     expected = json.loads((release / "expected.json").read_text())
-    Storage.open(release / "bank", upgrade=True).close()
+    MemLong.upgrade(release / "bank")
     with opened(release, expected) as ml:
         found = json.loads(json.dumps(seen(ml, expected["owners"], expected["questions"])))
         assert found["memories"] == expected["memories"]  # K/V too, by their digests
