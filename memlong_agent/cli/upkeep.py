@@ -49,6 +49,7 @@ def encrypt(target: Target, new_key_file: str | None) -> None:
             target.bank,
             target.key,
             new_key=None if new_key_file is None else Path(new_key_file),
+            database=target.database,
             timeout_s=target.timeout_s,
             on_progress=lambda chunks, _: show(chunks),
         )

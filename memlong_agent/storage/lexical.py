@@ -72,6 +72,14 @@ class Lexical(Protocol):
         ...
 
 
+class LexicalTable(Lexical, Protocol):
+    """A word index in a table of the bank's own database."""
+
+    def drop(self, conn: Connection) -> None:
+        """Remove the table for good: an encrypted bank keeps no words."""
+        ...
+
+
 def terms(text: str) -> list[str]:
     """Words of a text in order: folded case, no accents, no single ASCII letters."""
     if not text.isascii():

@@ -59,7 +59,8 @@ def begin(db: Database, store: BlobStore, key: Key | None) -> None:
 def lock(db: Database, conn: Connection, key: Key) -> bytes:
     """Make the bank an encrypted one, inside a transaction; returns its data key.
 
-    The word index on disk goes, so that nobody who takes the bank for a plain one can write to it.
+    The word index in the database goes, so that nobody who takes the bank for a plain one can
+    write to it.
     """
     data_key = keys.new_data_key()
     bank_id = migrations.bank_id(conn)
