@@ -18,7 +18,7 @@ from memlong_agent.storage.conversion import change_key, encrypt
 
 TEXTS = [f"Xanthippe{n} keeps the Quarzkristall{n}" for n in range(6)]
 NEEDLES = [*secrets_of(*TEXTS), TOKEN_IDS, b"Quarzkristall", b"Geheimquelle", b"Postfachwert"]
-NEEDLES += [b"Gutelaune", b"[header]", b"BF16"]
+NEEDLES += [b"Gutelaune", b"[header]", b'"__metadata__"']
 OTHER = Key(b"correct horse battery", passphrase=True)
 
 
