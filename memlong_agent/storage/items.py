@@ -94,7 +94,12 @@ class ItemStore:
         now, place = self._clock(), place_of(tenant, new.namespace, new.key)
         plain = {**item_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
         with self._db.scope(write=True) as conn:
-            values = sealed_values(seal.of(conn), row_name(**place), plain)
+            values = {
+                **plain,
+                **sealed_item(
+                    seal.of(conn), **place, value=plain["value"], vectors=plain["vectors"]
+                ),
+            }
             old = first_item(conn, tenant, new.namespace, new.key)
             gone = old is None or (old.expires_at is not None and old.expires_at <= now)
             values |= {"created_at": now} if gone else {}
@@ -292,12 +297,13 @@ def row_name(tenant: str, namespace: str, key: str) -> str:
     return json.dumps([tenant, namespace, key])
 
 
-def sealed_values(cipher: seal.Cipher, row: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Column values of an item, those that are sealed sealed."""
-    value = cipher.seal_json(values["value"], "items.value", row)
-    blob = values["vectors"]
-    blob = None if blob is None else cipher.seal(blob, "items.vectors", row)
-    return {**values, "value": value, "vectors": blob}
+def sealed_item(
+    cipher: seal.Cipher, tenant: str, namespace: str, key: str, value: Any, vectors: bytes | None
+) -> dict[str, Any]:
+    """The column values of an item that are sealed."""
+    row = row_name(tenant, namespace, key)
+    blob = None if vectors is None else cipher.seal(vectors, "items.vectors", row)
+    return {"value": cipher.seal_json(value, "items.value", row), "vectors": blob}
 
 
 def stored_item(cipher: seal.Cipher, row: Row[Any]) -> StoredItem:

@@ -20,8 +20,7 @@ from memlong_agent.storage.items import (
     item_values,
     place_of,
     query_items,
-    row_name,
-    sealed_values,
+    sealed_item,
     stored_item,
 )
 from memlong_agent.storage.models import items
@@ -58,7 +57,8 @@ def put_back(
             )
         return False
     plain = item_values(NewItem(item.namespace, item.key, item.value, item.vectors, item.ttl_s))
-    values = sealed_values(seal.of(conn), row_name(**place), plain)
+    hidden = {name: plain[name] for name in ("value", "vectors")}
+    values = {**plain, **sealed_item(seal.of(conn), **place, **hidden)}
     times = {name: getattr(item, name) for name in ("created_at", "updated_at", "expires_at")}
     bound = {"owner_id": owner_pk, "memory_pk": memory_pk}
     conn.execute(insert(items).values(**place, **values, **times, **bound))
