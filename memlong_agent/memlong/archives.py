@@ -22,7 +22,56 @@ Progress = Callable[[float], None]
 """Called with the share that is done, 0 to 1."""
 
 
-def export(
+class Archiving:
+    """Archives of :class:`memlong_agent.MemLong`."""
+
+    engine: Engine
+    _tenant: str
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> Exported:
+        """Write the memories of a user, of a session without a user, or of all, into one new file.
+
+        It is plain text, also when the bank is encrypted; only this user may read it (mode 0600).
+        Others may go on writing: it holds one moment. What is forgotten meanwhile is left out, and
+        so is what running turns have pending.
+        Raises ArchiveError when there is something at `path` or it cannot be written.
+        """
+        if (user_id and session_id) or "" in (user_id, session_id):
+            raise ConfigError("Export whose memories? Pass user_id or session_id, or none for all.")
+        named = user_id is not None or session_id is not None
+        owner = self._owner(user_id, session_id or "") if named else None
+        return _export(self.engine, path, self._tenant, owner, on_progress)
+
+    def restore(
+        self,
+        path: str | Path,
+        *,
+        encode: bool = False,
+        on_progress: Progress | None = None,
+    ) -> Restored:
+        """Take in what :meth:`export` wrote: all of it or nothing, under the old ids.
+
+        Memories that are here already, with the same content, stay as they are. `encode=True` cuts
+        and encodes the text anew, for an archive of another model or embedder.
+        Raises ArchiveError for a damaged or hostile file and for memories that collide with others
+        here, IncompatibleMemoryError for another model's; then nothing was written.
+        """
+        return _restore(self.engine, path, self._tenant, encode=encode, progress=on_progress)
+
+    def _owner(self, user_id: str | None, session_id: str) -> Owner:
+        if user_id is not None:
+            return Owner(self._tenant, "user", user_id)
+        return Owner(self._tenant, "session", session_id)
+
+
+def _export(
     engine: Engine, path: str | Path, tenant: str, owner: Owner | None, progress: Progress | None
 ) -> Exported:
     """All memories of the owner, or of the tenant. Raises ArchiveError, StoreError."""
@@ -32,7 +81,7 @@ def export(
     return Exported(path=str(target), nbytes=target.stat().st_size, **counts)
 
 
-def restore(
+def _restore(
     engine: Engine, path: str | Path, tenant: str, *, encode: bool, progress: Progress | None
 ) -> Restored:
     """Take in an archive whole. Raises ArchiveError, IncompatibleMemoryError, StoreError."""

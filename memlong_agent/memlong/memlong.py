@@ -18,7 +18,7 @@ from memlong_agent.config import PositionPolicy, Sampling, Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.engine import Engine, LiveWindow
 from memlong_agent.errors import ConfigError, ContextOverflowError
-from memlong_agent.memlong import archives
+from memlong_agent.memlong.archives import Archiving
 from memlong_agent.memlong.calls import Wanted, respond
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.doctor import Diagnosis, examine
@@ -32,7 +32,7 @@ from memlong_agent.memory import MemoryBank
 from memlong_agent.model import MemoryModel, Placement, load_model
 from memlong_agent.model.identity import encoding_identity
 from memlong_agent.model.load import sliding_window
-from memlong_agent.records import Exported, Reply, Restored
+from memlong_agent.records import Reply
 from memlong_agent.storage import (
     Owner,
     OwnerStats,
@@ -55,7 +55,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemLong:
+class MemLong(Archiving):
     """A model and its bank. Thread-safe; close it, or use it as a context manager.
 
     Args:
@@ -246,45 +246,6 @@ class MemLong:
         turns = Turns(self.engine, owner, session_id)
         return respond(self.engine, turns, asked, turn, wanted, order)
 
-    def export(
-        self,
-        path: str | Path,
-        *,
-        user_id: str | None = None,
-        session_id: str | None = None,
-        on_progress: archives.Progress | None = None,
-    ) -> Exported:
-        """Write the memories of a user, of a session without a user, or of all, into one new file.
-
-        It is plain text, also when the bank is encrypted; only this user may read it (mode 0600).
-        Others may go on writing: it holds one moment. What is forgotten meanwhile is left out, and
-        so is what running turns have pending.
-        Raises ArchiveError when there is something at `path` or it cannot be written.
-        """
-        if (user_id and session_id) or "" in (user_id, session_id):
-            raise ConfigError("Export whose memories? Pass user_id or session_id, or none for all.")
-        named = user_id is not None or session_id is not None
-        owner = self._owner(user_id, session_id or "") if named else None
-        return archives.export(self.engine, path, self._tenant, owner, on_progress)
-
-    def restore(
-        self,
-        path: str | Path,
-        *,
-        encode: bool = False,
-        on_progress: archives.Progress | None = None,
-    ) -> Restored:
-        """Take in what :meth:`export` wrote: all of it or nothing, under the old ids.
-
-        Memories that are here already, with the same content, stay as they are. `encode=True` cuts
-        and encodes the text anew, for an archive of another model or embedder.
-        Raises ArchiveError for a damaged or hostile file and for memories that collide with others
-        here, IncompatibleMemoryError for another model's; then nothing was written.
-        """
-        return archives.restore(
-            self.engine, path, self._tenant, encode=encode, progress=on_progress
-        )
-
     def stats(self) -> dict[Owner, OwnerStats]:
         """Memories, chunks, tokens and bytes by owner."""
         return self.engine.bank.stats()
@@ -351,11 +312,6 @@ class MemLong:
         """The order of a session's turns, one for all who hold the session."""
         with self._guard:
             return self._orders.setdefault((owner, session_id), FairLock())
-
-    def _owner(self, user_id: str | None, session_id: str) -> Owner:
-        if user_id is not None:
-            return Owner(self._tenant, "user", user_id)
-        return Owner(self._tenant, "session", session_id)
 
 
 def _placement(model: MemoryModel, settings: Settings, policy: PositionPolicy) -> Placement:

@@ -57,8 +57,8 @@ def put_back(
             )
         return False
     plain = item_values(NewItem(item.namespace, item.key, item.value, item.vectors, item.ttl_s))
-    hidden = {name: plain[name] for name in ("value", "vectors")}
-    values = {**plain, **sealed_item(seal.of(conn), **place, **hidden)}
+    secret = sealed_item(seal.of(conn), **place, value=plain["value"], vectors=plain["vectors"])
+    values = {**plain, **secret}
     times = {name: getattr(item, name) for name in ("created_at", "updated_at", "expires_at")}
     bound = {"owner_id": owner_pk, "memory_pk": memory_pk}
     conn.execute(insert(items).values(**place, **values, **times, **bound))
