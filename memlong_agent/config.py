@@ -15,6 +15,7 @@ PositionPolicy = Literal["zero", "contiguous", "far"]
 Eviction = Literal["counter", "fifo", "lru"]
 Scope = Literal["owner", "session"]
 MIN_CHUNK_TOKENS = 32
+_SHOWN_CHARS = 200
 
 
 class Frozen(BaseModel):
@@ -74,7 +75,7 @@ class Sampling(Frozen):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     sample_top_k: int = Field(0, ge=0)
     """Keep only this many most likely tokens; 0 keeps all. (`top_k` counts recalled chunks.)"""
-    seed: int | None = None
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 64)
     stop: tuple[str, ...] = ()
 
 
@@ -84,4 +85,14 @@ def _one_sentence(model: type[BaseModel], exc: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(model.model_fields))
         return f"Unknown setting {name!r}. Use one of: {known}."
-    return f"{name}={first.get('input')!r}: {first['msg'].lower()}. Correct {name} and try again."
+    given = _short(first.get("input"))
+    return f"{name}={given}: {first['msg'].lower()}. Correct {name} and try again."
+
+
+def _short(value: object) -> str:
+    """A value as it was written, or the beginning of it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of 4,300 digits, a list in a list in a list
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

@@ -9,6 +9,8 @@ from typing import Self
 
 import xxhash
 
+from memlong_agent.errors import StoreCorruptError
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -37,4 +39,14 @@ class Identity:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls(json.loads(text))
+        """What :meth:`to_json` made. StoreCorruptError for anything else."""
+        try:
+            parts = json.loads(text)
+        except (ValueError, RecursionError):
+            parts = None
+        if not isinstance(parts, dict) or not all(isinstance(v, str) for v in parts.values()):
+            raise StoreCorruptError(
+                f"The bank's record of what wrote it is damaged: {text[:60]!r}. Restore the bank "
+                "from a backup."
+            )
+        return cls(parts)

@@ -18,7 +18,7 @@ from typing import Any
 from memlong_agent.engine import Engine
 from memlong_agent.errors import ConfigError, MemoryNotFoundError
 from memlong_agent.memlong.memories import Clock, Memories
-from memlong_agent.memory import Accept
+from memlong_agent.memory import Accept, check_text
 from memlong_agent.storage import Binding, Namespace, NewItem, Owner, StoredItem
 
 _SWEPT_AT_ONCE = 100
@@ -55,6 +55,7 @@ class Items:
         with self._writing:
             new = NewItem(namespace, key, value, ttl_s=ttl_s)
             self._bank.rows.check(new)
+            check_text(self._engine.settings, json.dumps(dict(value)), remember)
             self.sweep(_SWEPT_AT_ONCE)
             bound = self._remembered(new, remember, user_id)
             try:

@@ -28,7 +28,7 @@ from memlong_agent.memlong.messages import conversation
 from memlong_agent.memlong.session import Session, as_tuple
 from memlong_agent.memlong.stream import FairLock, Stream
 from memlong_agent.memlong.turn import Turn, Turns
-from memlong_agent.memory import MemoryBank
+from memlong_agent.memory import MemoryBank, check_text
 from memlong_agent.model import MemoryModel, Placement, load_model
 from memlong_agent.model.identity import encoding_identity
 from memlong_agent.model.load import sliding_window
@@ -241,6 +241,8 @@ class MemLong(Archiving):
         if session_id is not None or user_id is not None:
             owner = self._owner(user_id, session_id or "")
         write = write and owner is not None and bool(asked.question)
+        if write:
+            check_text(self.engine.settings, asked.question)
         turn = Turn(asked.question, memory, write, message_id, settings, self._clock())
         order = self._order(owner, session_id) if owner and session_id and write else None
         turns = Turns(self.engine, owner, session_id)

@@ -17,7 +17,7 @@ from memlong_agent.chunking import ChunkText, clean_text, document_sections, exc
 from memlong_agent.engine import Engine
 from memlong_agent.errors import ConfigError
 from memlong_agent.memlong.exchange import exchange
-from memlong_agent.memory import Draft
+from memlong_agent.memory import Draft, check_text, within_document
 from memlong_agent.records import Forgotten, Memory, Recall
 from memlong_agent.storage import Owner
 
@@ -63,7 +63,8 @@ class Memories:
         document, cut into sections of at most 16 chunks, one `Memory` each; a stream of strings is
         a document too. A list of `{"role", "content"}` messages is one exchange. Adding the same
         document, or the same `message_id`, again writes nothing twice.
-        Raises ConfigError for an empty text, invalid characters or unknown roles.
+        Raises ConfigError for an empty text, invalid characters, unknown roles, and above the
+        limits max_text_bytes (a document: max_document_bytes) and max_memories.
         """
         extra = {"metadata": dict(metadata or {}), "expires_at": expires_at}
         if isinstance(content, str | bytes):
@@ -88,6 +89,7 @@ class Memories:
         replaces that exchange. Raises ConfigError for an empty text.
         """
         both = [("user", clean_text(said)), ("assistant", clean_text(reply))]
+        check_text(self._engine.settings, said, reply)
         draft = exchange(
             self._engine, both, self._clock(), session=self._session_id, message_id=message_id
         )
@@ -166,6 +168,7 @@ class Memories:
     def _changed(self, memory_id: str, text: str) -> Draft:
         """Another text for a memory, of its kind and in its place."""
         old, text = self._engine.bank.get(self._owner, memory_id), clean_text(text)
+        check_text(self._engine.settings, text)
         if old.role != "document":
             draft = self._spoken([("user", text)], None, {"metadata": old.metadata})
         else:
@@ -178,6 +181,7 @@ class Memories:
         self, said: Sequence[tuple[str, str]], message_id: str | None, extra: Mapping[str, Any]
     ) -> Draft:
         now, engine = self._clock(), self._engine
+        check_text(engine.settings, *(content for _, content in said))
         chunks = exchange_chunks(said, now, engine.tokenize, engine.settings.chunk_tokens)
         plain = len(said) == 1
         return Draft(
@@ -200,7 +204,8 @@ class Memories:
     ) -> builtins.list[Memory]:
         written: builtins.list[Memory] = []
         done = 0
-        for batch in _batches(self._sections(text, source)):
+        whole = within_document(self._engine.settings, text)
+        for batch in _batches(self._sections(whole, source)):
             drafts = [self._section(chunks, source, ordinal, extra) for ordinal, chunks in batch]
             written += self._engine.bank.add(self._owner, drafts).memories
             done += sum(len(draft.text) for draft in drafts)

@@ -17,6 +17,7 @@ from memlong_agent.memlong.chat_text import ChatText, Message, ReplyText
 from memlong_agent.memlong.memories import Clock, Memories
 from memlong_agent.memlong.stream import FairLock, Stream
 from memlong_agent.memlong.turn import Turn, Turns
+from memlong_agent.memory import check_text
 from memlong_agent.records import Reply
 from memlong_agent.storage import Owner
 
@@ -74,6 +75,7 @@ class Session:
     ) -> Stream:
         """The same turn, piece by piece; arguments and errors as in :meth:`chat`."""
         settings = Sampling(**as_tuple(sampling))
+        check_text(self._engine.settings, text)
         turn = Turn(clean_text(text), memory, write, message_id, settings, self._clock())
         return Stream(self._order.run(self._run(turn)), lane=self._order)
 

@@ -13,6 +13,7 @@ from memlong_agent.memory.carriers import (
 )
 from memlong_agent.memory.evict import victims
 from memlong_agent.memory.items import Accept, ItemBank
+from memlong_agent.memory.limits import check_text, within_document
 from memlong_agent.memory.recall import log_priors
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "ItemBank",
     "MemoryBank",
     "Written",
+    "check_text",
     "log_priors",
     "mean_vectors",
     "recall_record",
     "victims",
+    "within_document",
 ]

@@ -19,6 +19,7 @@ from memlong_agent.memory.archives import ArchiveBank
 from memlong_agent.memory.carriers import Draft, mean_vectors, memory_record, new_memory
 from memlong_agent.memory.evict import victims
 from memlong_agent.memory.items import ItemBank
+from memlong_agent.memory.limits import check_draft
 from memlong_agent.memory.recall import Finder
 from memlong_agent.records import Forgotten, Memory
 from memlong_agent.storage import NewMemory, Owner, Storage
@@ -48,6 +49,7 @@ class ForgettingBank:
         self._settings = settings
         self._clock = clock
         self._finder = Finder(storage, embedder, index_backend)
+        storage.max_memories = settings.max_memories
         self.items = ItemBank(storage, embedder)
         self.archives = ArchiveBank(storage, embedder, settings, self._evict)
 
@@ -108,7 +110,9 @@ class ForgettingBank:
         return self._storage.unpurged()
 
     def _embedded(self, drafts: Sequence[Draft]) -> list[NewMemory]:
-        """All chunks of all drafts embedded in one call."""
+        """All chunks of all drafts embedded in one call. ConfigError above a limit."""
+        for draft in drafts:
+            check_draft(self._settings, draft)
         chunks = [parts for draft in drafts for parts in draft.embedded_texts]
         found = self._embedder.embed_texts([part for parts in chunks for part in parts])
         vectors = mean_vectors(found, [len(parts) for parts in chunks])  # (N, E)

@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from weakref import WeakValueDictionary
 
 import torch
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from memlong_agent.config import PositionPolicy
 from memlong_agent.errors import ConfigError, UnsupportedModelError
-from memlong_agent.layout import MemoryLayout
+from memlong_agent.layout import LayoutName, MemoryLayout
 from memlong_agent.model.seam import ATTENTION, MemoryModel, register_attention
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
@@ -132,12 +132,42 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as exc:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as exc:
         raise ConfigError(
             f"{path} is not valid JSON ({exc}). Train again or restore the file."
         ) from exc
-    return found
+    if problem := _sidecar_problem(found):
+        raise ConfigError(f"{path} cannot be used: {problem}. Train again or restore the file.")
+    return dict(found)
+
+
+def _sidecar_problem(found: Any) -> str | None:
+    """Why this is not what :func:`write_sidecar` writes; None if it is."""
+    if not isinstance(found, dict) or set(found) != {"layout", "readers", "gates", "position"}:
+        return "it has not the fields layout, readers, gates and position, and no others"
+    known = get_args(LayoutName), get_args(PositionPolicy)
+    if found["layout"] not in known[0] or found["position"] not in known[1]:
+        return "its layout or position is unknown"
+    readers, gates = found["readers"], found["gates"]
+    if not all(isinstance(each, dict) and all(map(_is_layer, each)) for each in (readers, gates)):
+        return "readers or gates are not by layer"
+    if not readers or not all(
+        isinstance(some, list) and some and all(_is_layer(str(layer)) for layer in some)
+        for some in readers.values()
+    ):
+        return "readers are not lists of layers"
+    if not all(isinstance(gate, list) and all(map(_is_gate, gate)) for gate in gates.values()):
+        return "a gate is not a list of numbers"
+    return None
+
+
+def _is_layer(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and len(name) < 6
+
+
+def _is_gate(value: Any) -> bool:
+    return type(value) in (int, float) and value < 1e30  # -inf is closed, NaN is not below
 
 
 def write_sidecar(
@@ -163,6 +193,12 @@ def _memory_of(
     gates = {
         int(layer): torch.tensor(gate, device=device) for layer, gate in sidecar["gates"].items()
     }
+    highest = max((*readers, *gates, *(layer for read in readers.values() for layer in read)))
+    if highest >= config.num_hidden_layers:
+        raise ConfigError(
+            f"{SIDECAR} names layer {highest}, but the model has {config.num_hidden_layers}. Train "
+            "again or restore the file."
+        )
     return MemoryLayout(sidecar["layout"], readers), gates, sidecar["position"]
 
 

@@ -71,10 +71,19 @@ def encode(spec: KVSpec, chunk: KVChunk) -> list[memoryview]:
     return [memoryview(header_of(spec, tokens)), bytes_of(chunk.keys), bytes_of(chunk.values)]
 
 
-def decode(spec: KVSpec, tokens: int, buffer: torch.Tensor) -> KVChunk:
-    """Views into `buffer` (a whole file as uint8); nothing is copied."""
+def decode(spec: KVSpec, tokens: int, name: str, buffer: torch.Tensor) -> KVChunk:
+    """Views into `buffer` (a whole file as uint8), which is what `encode` made of as many tokens.
+
+    Nothing is copied. StoreCorruptError otherwise: a checksum can be true of a wrong file.
+    """
+    header = header_of(spec, tokens)
+    size = len(header) + tokens * spec.bytes_per_token
+    if tokens < 1 or buffer.numel() != size:
+        raise damaged(name, f"{size} bytes for {tokens} tokens", f"{buffer.numel()} bytes")
+    if memory_of(buffer)[: len(header)] != header:
+        raise damaged(name, "the header of its shape", "another")
     shape = (len(spec.layers), spec.kv_heads, tokens, spec.head_dim)
-    payload = buffer[len(header_of(spec, tokens)) :].view(spec.dtype)
+    payload = buffer[len(header) :].view(spec.dtype)
     keys, values = payload.view(2, *shape).unbind(0)  # (L, H_kv, C, D) each
     return KVChunk(keys, values)
 
@@ -136,7 +145,7 @@ def checked(
             raise damaged(name, "a file that this bank sealed", "another") from None
         buffer = torch.empty(len(plain), dtype=torch.uint8, pin_memory=pin)
         memory_of(buffer)[:] = plain
-    return decode(spec, ref.tokens, buffer)
+    return decode(spec, ref.tokens, name, buffer)
 
 
 def damaged(name: str, expected: str, found: str) -> StoreCorruptError:

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 
 import numpy as np
-import torch
 
 from memlong_agent.errors import ConfigError, MemoryNotFoundError, StoreCorruptError
 from memlong_agent.identity import Identity
@@ -32,7 +31,7 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.contract import StorageBase
 from memlong_agent.storage.database import Database
-from memlong_agent.storage.kvfile import BlobRef
+from memlong_agent.storage.kvfile import DTYPE_NAMES, BlobRef
 from memlong_agent.storage.lexical import Lexical
 
 
@@ -278,6 +277,16 @@ def spec_to_json(spec: KVSpec) -> str:
 
 
 def spec_from_json(text: str) -> KVSpec:
-    values = json.loads(text)
-    dtype: torch.dtype = getattr(torch, values["dtype"])
-    return KVSpec(tuple(values["layers"]), values["kv_heads"], values["head_dim"], dtype)
+    """What :func:`spec_to_json` made. StoreCorruptError for anything else."""
+    try:
+        values = json.loads(text)
+        dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPE_NAMES}
+        layers, sizes = tuple(values["layers"]), (values["kv_heads"], values["head_dim"])
+        if not layers or any(type(each) is not int or each < 0 for each in (*layers, *sizes)):
+            raise ValueError
+        return KVSpec(layers, *sizes, dtypes[values["dtype"]])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise StoreCorruptError(
+            f"The bank's record of its K/V is damaged: {text[:60]!r}. Restore the bank from a "
+            "backup."
+        ) from None

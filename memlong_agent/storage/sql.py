@@ -68,6 +68,8 @@ class Storage(Forgetter):
     ) -> None:
         super().__init__(db, blobs, db.lexical(), clock, grace_s)
         self.items = ItemStore(db, clock)
+        self.max_memories: int | None = None
+        """Most memories of one owner; a write above it is a ConfigError, and nothing is written."""
         try:
             sealing.unlock(db, blobs, key)
             migrations.prepare(db, clock(), upgrade=upgrade)
@@ -169,7 +171,8 @@ class Storage(Forgetter):
             return []
         with self._published(memories) as items, self._db.scope(write=True) as conn:
             now, pk = self._clock(), writes.owner_pk(conn, owner)
-            done = [writes.put(conn, self._lexical, pk, item, now) for item in items]
+            with writes.room(conn, pk, self.max_memories):
+                done = [writes.put(conn, self._lexical, pk, item, now) for item in items]
             stored = reads.stored_memories(conn, [each.pk for each in done])
         self._drop_replaced([blob_id for each in done for blob_id in each.unused])
         return stored
@@ -214,7 +217,8 @@ class Storage(Forgetter):
             owner_pk = reads.owner_row(conn, owner)[0]
             old = reads.memory_pk(conn, owner_pk, old_id)
             told = mentions(conn, owner_pk, [old])
-            new = writes.put(conn, self._lexical, owner_pk, item, self._clock())
+            with writes.room(conn, owner_pk, self.max_memories):
+                new = writes.put(conn, self._lexical, owner_pk, item, self._clock())
             superseding.hide(conn, old, new.pk)
             note_forgotten(conn, owner_pk)
             stored = reads.stored_memories(conn, [new.pk])[0]
