@@ -63,7 +63,7 @@ def test_no_byte_of_what_was_said_is_in_any_file(tmp_path: Path) -> None:
     folder = tmp_path / "bank"
     texts = [f"Xanthippe{n} keeps the Quarzkristall{n}" for n in range(6)]
     needles = [*secrets_of(*texts), TOKEN_IDS, b"Xanthippe", b"Quarzkristall", b"Geheimquelle"]
-    needles += [b"Gutelaune", b"Postfachwert", b"[header]", b"BF16"]
+    needles += [b"Gutelaune", b"Postfachwert", b"[header]", b'"__metadata__"']
     with opened(folder) as bank:
         stored = bank.add(
             ALICE,
