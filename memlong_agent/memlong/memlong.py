@@ -264,12 +264,16 @@ class MemLong(Archiving):
         return examine(self.engine)
 
     @staticmethod
-    def upgrade(bank: str | Path, *, timeout_s: float = 30.0) -> Upgraded:
-        """Bring a bank of an older version up to date; a backup of its database is made first.
+    def upgrade(
+        bank: str | Path, *, database: str | None = None, timeout_s: float = 30.0
+    ) -> Upgraded:
+        """Bring a bank of an older version up to date; a backup of bank.sqlite is made first.
+
+        Of a `database` in PostgreSQL no backup is made: dump it first.
 
         Raises StoreVersionError for a bank of a newer version, StoreError when there is none.
         """
-        return upgrade(bank, timeout_s=timeout_s)
+        return upgrade(bank, database=database, timeout_s=timeout_s)
 
     @staticmethod
     def encrypt(
