@@ -8,7 +8,6 @@ decided upstairs. Thread-safe: requests share weights and nothing else.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,15 +66,6 @@ class Engine:
         self.vocabulary = Vocabulary(tokenizer, model.lm.config.vocab_size, self.stop_ids)
         self.sampler: Callable[[Sampling, Constraint | None], Sampler] = Sampler
         """What makes the sampler of a reply; tests put in one with preferences."""
-        self._forgotten: Counter[Owner] = Counter()
-
-    def forgot(self, owner: Owner) -> None:
-        """Note that memories of `owner` went or changed: live windows must not outlive them."""
-        self._forgotten[owner] += 1
-
-    def times_forgotten(self, owner: Owner) -> int:
-        """How often :meth:`forgot` was called; a session that sees it rise resumes anew."""
-        return self._forgotten[owner]
 
     def neutral(self, text: str) -> str:
         """The text with every control token of the tokenizer broken by a space.
