@@ -101,8 +101,7 @@ def live(rounds: int, added: int, deleted: int, recalled: int) -> Life:
             for number in range(rounds):
                 texts = [f"{number}: {text}" for text in sentences(added, seed=number)]
                 cuts = [
-                    exchange_chunks([("user", text)], _NOON, engine.tokenize, 512)
-                    for text in texts
+                    exchange_chunks([("user", text)], _NOON, engine.tokenize, 512) for text in texts
                 ]
                 encoded = iter(engine.encode([chunk for cut in cuts for chunk in cut]))
                 drafts = [
