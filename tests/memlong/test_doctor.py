@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Open
 
 from memlong_agent import MemLong
 
+Open = Callable[..., MemLong]
 Damage = Callable[[Path], None]
 TEXTS = ("My dog is called Rex.", "The boat's name is Nora.", "Tea at five, never coffee.")
 
