@@ -107,3 +107,27 @@ class Reply(Frozen):
     """Token ids of the live window when the reply began; recalled K/V are not among them."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls that the reply asks for; such a reply is not final, and is not written."""
+
+
+class Exported(Frozen):
+    """What an export wrote."""
+
+    path: str
+    memories: int
+    chunks: int
+    tokens: int
+    items: int
+    """JSON values under namespaces and keys that belong to the owner."""
+    nbytes: int
+    """Bytes of the archive."""
+
+
+class Restored(Frozen):
+    """What a restore wrote."""
+
+    memories: int
+    present: int
+    """Memories of the archive that were in the bank already."""
+    items: int
+    evicted: int = 0
+    """Chunks, if an owner was then above its capacity."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from memlong_agent.config import PositionPolicy, Sampling, Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.engine import Engine, LiveWindow
 from memlong_agent.errors import ConfigError, ContextOverflowError
+from memlong_agent.memlong.archives import Archiving
 from memlong_agent.memlong.calls import Wanted, respond
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.doctor import Diagnosis, examine
@@ -32,9 +33,19 @@ from memlong_agent.model import MemoryModel, Placement, load_model
 from memlong_agent.model.identity import encoding_identity
 from memlong_agent.model.load import sliding_window
 from memlong_agent.records import Reply
-from memlong_agent.storage import Owner, OwnerStats, Upgraded, upgrade
+from memlong_agent.storage import (
+    Owner,
+    OwnerStats,
+    Upgraded,
+    change_key,
+    encrypt,
+    key_from,
+    needed_key,
+    upgrade,
+)
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
+Secret = str | bytes | Path | None
 _WINDOW = 4096
 _SESSIONS_KEPT = 256
 _TEXT_FORMAT = f"{PREAMBLE.strip()} v{CHUNKING_VERSION}"
@@ -44,7 +55,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemLong:
+class MemLong(Archiving):
     """A model and its bank. Thread-safe; close it, or use it as a context manager.
 
     Args:
@@ -58,6 +69,9 @@ class MemLong:
         device, dtype: Default to CUDA when present, and to the checkpoint's dtype.
         tenant: Owners of different tenants never meet.
         index: `"auto"`, `"faiss"` or `"torch"`.
+        key: Of an encrypted bank; a new bank opened with one is encrypted. 64 hexadecimal digits
+            or 32 bytes, or a passphrase; a `Path` is a file that holds it. Default: MEMLONG_KEY, or
+            the file MEMLONG_KEY_FILE names. Needs the extra [encrypt].
         clock: Source of "now"; aware datetimes.
         model_kwargs: For transformers: `device_map`, `quantization_config`, `revision`, ...
         settings: Fields of `Settings`: chunk_tokens, top_k, window_tokens, scope, ...
@@ -67,6 +81,8 @@ class MemLong:
         UnsupportedModelError: the model cannot be loaded or given a memory.
         IncompatibleMemoryError: the bank was written by another model or embedder.
         StoreError: the folder cannot be used.
+        StoreKeyError: the bank is encrypted and this is not its key, or it is plain and there is a
+            key.
     """
 
     def __init__(
@@ -81,6 +97,7 @@ class MemLong:
         tenant: str = "default",
         index: str = "auto",
         timeout_s: float = 30.0,
+        key: Secret = None,
         clock: Clock = _now,
         model_kwargs: dict[str, Any] | None = None,
         **settings: Any,
@@ -90,7 +107,7 @@ class MemLong:
                 'MemLong needs a bank. Pass bank="./memory", or bank=":memory:" to keep nothing '
                 "on disk."
             )
-        chosen = Settings(**settings)
+        chosen, user_key = Settings(**settings), key_from(key)
         name = BUNDLED if model is None else model
         loaded, tokenizer, policy = load_model(
             name, device=device, dtype=dtype, **(model_kwargs or {})
@@ -106,6 +123,7 @@ class MemLong:
             index_backend=index,  # type: ignore[arg-type]  # checked by the index room
             timeout_s=timeout_s,
             clock=clock,
+            key=user_key,
         )
         self.engine = Engine(loaded, tokenizer, opened, chosen, placement)
         self._tenant, self._clock = tenant, clock
@@ -247,12 +265,38 @@ class MemLong:
         return examine(self.engine, repair=repair)
 
     @staticmethod
-    def upgrade(bank: str | Path, *, timeout_s: float = 30.0) -> Upgraded:
-        """Bring a bank of an older version up to date; a backup of its database is made first.
+    def upgrade(
+        bank: str | Path, *, database: str | None = None, timeout_s: float = 30.0
+    ) -> Upgraded:
+        """Bring a bank of an older version up to date; a backup of bank.sqlite is made first.
+
+        Of a `database` in PostgreSQL no backup is made: dump it first.
 
         Raises StoreVersionError for a bank of a newer version, StoreError when there is none.
         """
-        return upgrade(bank, timeout_s=timeout_s)
+        return upgrade(bank, database=database, timeout_s=timeout_s)
+
+    @staticmethod
+    def encrypt(
+        bank: str | Path,
+        key: Secret = None,
+        *,
+        new_key: Secret = None,
+        database: str | None = None,
+        timeout_s: float = 30.0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> bool:
+        """Encrypt a plain bank with `key`, or give an encrypted one a `new_key`.
+
+        Keys are as for :class:`MemLong`. False if there was nothing to do. `on_progress` gets the
+        chunks done and all chunks. Others must not use the bank meanwhile.
+        Raises StoreKeyError when `key` is not the key of the bank, ConfigError when there is none.
+        """
+        options: Any = {"database": database, "timeout_s": timeout_s}
+        if new_key is not None:
+            change_key(bank, needed_key(key), needed_key(new_key), **options)
+            return True
+        return encrypt(bank, needed_key(key), on_progress=on_progress, **options)
 
     def close(self) -> None:
         """Let go of the bank. Calls after this raise StoreError."""
@@ -275,11 +319,6 @@ class MemLong:
         """The order of a session's turns, one for all who hold the session."""
         with self._guard:
             return self._orders.setdefault((owner, session_id), FairLock())
-
-    def _owner(self, user_id: str | None, session_id: str) -> Owner:
-        if user_id is not None:
-            return Owner(self._tenant, "user", user_id)
-        return Owner(self._tenant, "session", session_id)
 
 
 def _placement(model: MemoryModel, settings: Settings, policy: PositionPolicy) -> Placement:

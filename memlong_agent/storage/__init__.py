@@ -4,6 +4,7 @@ Import from here: the rest of the folder is this room's own business. contract.p
 a bank promises.
 """
 
+from memlong_agent.storage.archive import Counted, Manifest
 from memlong_agent.storage.base import (
     ChunkAge,
     Event,
@@ -17,8 +18,9 @@ from memlong_agent.storage.base import (
     StoredMemory,
     Swept,
 )
+from memlong_agent.storage.conversion import change_key, encrypt
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
-from memlong_agent.storage.keys import Key, key_from
+from memlong_agent.storage.keys import Key, key_from, needed_key
 from memlong_agent.storage.sql import Storage
 from memlong_agent.storage.upgrade import Upgraded, upgrade
 from memlong_agent.storage.upkeep import Condition
@@ -27,10 +29,12 @@ __all__ = [
     "Binding",
     "ChunkAge",
     "Condition",
+    "Counted",
     "Event",
     "ItemStore",
     "Key",
     "LexicalHit",
+    "Manifest",
     "Namespace",
     "NewChunk",
     "NewItem",
@@ -44,6 +48,9 @@ __all__ = [
     "StoredMemory",
     "Swept",
     "Upgraded",
+    "change_key",
+    "encrypt",
     "key_from",
+    "needed_key",
     "upgrade",
 ]

@@ -59,6 +59,10 @@ class BlobStore(Protocol):
         """Durably; ids that are gone already are no error."""
         ...
 
+    def touch(self, blob_ids: Iterable[str]) -> None:
+        """Make published files young again: their rows will come, the sweep must wait."""
+        ...
+
     def strays(self, known: Callable[[str], set[str]], grace_s: float) -> list[Path]:
         """Files older than `grace_s` without a row; `known("ab")` = ids with rows, by prefix."""
         ...
@@ -72,7 +76,7 @@ class FileBlobs:
     """`<bank>/kv/<aa>/<blob id>.safetensors`, files 0600, folders 0700."""
 
     def __init__(self, bank: Path) -> None:
-        self._bank = bank
+        self.folder = bank
         self._kv = bank / "kv"
         self.cipher: Cipher = PLAIN
         self._pin = torch.cuda.is_available()
@@ -113,6 +117,11 @@ class FileBlobs:
                     os.unlink(self.path_of(blob_id))
             self._sync_folders(ids)
 
+    def touch(self, blob_ids: Iterable[str]) -> None:
+        with self._translated():
+            for blob_id in blob_ids:
+                os.utime(self.path_of(blob_id))
+
     def strays(self, known: Callable[[str], set[str]], grace_s: float) -> list[Path]:
         found: list[Path] = []
         with self._translated():
@@ -129,6 +138,7 @@ class FileBlobs:
             for path in strays:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
+            self._sync_folders(path.name for path in strays)
 
     def close(self) -> None:
         with self._pool_lock:
@@ -206,7 +216,7 @@ class FileBlobs:
         try:
             yield
         except OSError as exc:
-            raise faults.from_os(exc, str(self._bank)) from exc
+            raise faults.from_os(exc, str(self.folder)) from exc
 
 
 class MemoryBlobs:
@@ -241,6 +251,9 @@ class MemoryBlobs:
     def remove(self, blob_ids: Iterable[str]) -> None:
         for blob_id in blob_ids:
             self._files.pop(blob_id, None)
+
+    def touch(self, blob_ids: Iterable[str]) -> None:
+        return None
 
     def strays(self, known: Callable[[str], set[str]], grace_s: float) -> list[Path]:
         return []

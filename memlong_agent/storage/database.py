@@ -135,6 +135,10 @@ class Database(ABC):
         """The error for a database that holds something of another program."""
 
     @abstractmethod
+    def upgrading(self) -> str:
+        """How a user brings a bank of an older version up to date, in one sentence."""
+
+    @abstractmethod
     def bind(self, bank_id: str, *, new: bool) -> None:
         """Hold the folder of K/V and these rows together; inside the transaction of a new bank.
 
@@ -150,6 +154,10 @@ class Database(ABC):
     def purge(self) -> None:
         """Leave no byte of deleted rows in the files of the database, nor in its log if that is
         the bank's own. StoreLockedError if others keep reading them past the timeout."""
+
+    def compact(self) -> None:
+        """As :meth:`purge`, but every page of the database is written anew."""
+        self.purge()
 
     @abstractmethod
     def problems(self, conn: Connection) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from memlong_agent.storage.seal import PLAIN, Cipher
 
 _PAGE = 4096
 _PLACE = "kv file"
-_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+_BEGINS = b'{"__metadata__"'  # of a plain file, behind its length word
+DTYPE_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def header_of(spec: KVSpec, tokens: int) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "memlong-kv", "version": "1"}}
     for place, name in enumerate(names):
         offsets = [place * each, (place + 1) * each]
-        entries[name] = {"dtype": _NAMES[spec.dtype], "shape": shape, "data_offsets": offsets}
+        entries[name] = {"dtype": DTYPE_NAMES[spec.dtype], "shape": shape, "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":")).encode()
     length = -(-(8 + len(text)) // _PAGE) * _PAGE - 8
     return length.to_bytes(8, "little") + text.ljust(length)
@@ -66,7 +68,7 @@ def encode(spec: KVSpec, chunk: KVChunk) -> list[memoryview]:
             f"got {(layers, heads, dim)} with {tokens} tokens in {dtypes}. "
             "Encode with the bank's model."
         )
-    return [memoryview(header_of(spec, tokens)), _bytes_of(chunk.keys), _bytes_of(chunk.values)]
+    return [memoryview(header_of(spec, tokens)), bytes_of(chunk.keys), bytes_of(chunk.values)]
 
 
 def decode(spec: KVSpec, tokens: int, buffer: torch.Tensor) -> KVChunk:
@@ -77,7 +79,8 @@ def decode(spec: KVSpec, tokens: int, buffer: torch.Tensor) -> KVChunk:
     return KVChunk(keys, values)
 
 
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor as it looks, shared with it where that is possible."""
     # bf16 has no numpy dtype: reinterpret as bytes before leaving torch.
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return memory_of(flat)
@@ -95,6 +98,12 @@ def checksum_of(parts: Iterable[memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def looks_plain(path: Path) -> bool:
+    """Whether a file, or the beginning of one, is not sealed."""
+    with path.open("rb") as file:
+        return file.read(8 + len(_BEGINS))[8:] == _BEGINS
 
 
 def sealed(cipher: Cipher, blob_id: str, parts: Sequence[memoryview]) -> Sequence[memoryview]:

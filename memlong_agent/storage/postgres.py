@@ -31,6 +31,7 @@ _DRIVER = "postgresql+psycopg"
 _OLDEST = 13
 # What a remembered text, a name or a number made of them stands in.
 _CONTENT = ["owners", "sessions", "memories", "chunks", "vectors", "items", "postings", "recalls"]
+_CONTENT += ["meta"]  # secrets, and keys of encrypted banks
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('memlong ' || current_schema(), 0))"
 _MARK = "SELECT obj_description(to_regclass('meta'), 'pg_class')"
 _TABLES = """
@@ -100,6 +101,12 @@ class PostgresDatabase(Database):
             f"{self.place} is not a memory bank: its schema holds tables of another program. "
             "Choose another database, or a schema of its own: "
             "?options=-csearch_path%3D<schema> at the end of the URL."
+        )
+
+    def upgrading(self) -> str:
+        return (
+            "Dump the database (pg_dump), then run: memlong upgrade "
+            f"--bank {self._folder} --database URL"
         )
 
     def bind(self, bank_id: str, *, new: bool) -> None:

@@ -6,6 +6,8 @@ rows of meta only; conversion.py encrypts what is in a bank already.
 
 from __future__ import annotations
 
+import secrets
+
 from sqlalchemy import Connection, exists, select
 
 from memlong_agent.errors import StoreKeyError
@@ -18,14 +20,17 @@ from memlong_agent.storage.seal import AesGcm
 
 ROW = "seal"
 _SECRET, _PLACE = "secret", "meta.value"
+_EPOCH = "epoch"  # who has the bank open looks again whether it is still theirs
 
 
-def unlock(db: Database, store: BlobStore, key: Key | None) -> None:
+def unlock(
+    db: Database, store: BlobStore, key: Key | None, *, for_conversion: bool = False
+) -> None:
     """Give database and blobs the cipher of a bank that exists; before anything else is read.
 
     Raises:
         StoreKeyError: the bank is encrypted and the key is missing or wrong; or it is plain and a
-            key was given.
+            key was given, but not `for_conversion`.
     """
     with db.scope() as conn:
         if not migrations.applied(conn):
@@ -34,7 +39,7 @@ def unlock(db: Database, store: BlobStore, key: Key | None) -> None:
         unused = _is_unused(conn)
     if row is not None:
         _use(db, store, keys.unwrap(key, row, bank_id, db.place))
-    elif key is not None and not unused:
+    elif key is not None and not unused and not for_conversion:
         raise StoreKeyError(
             f"The bank at {db.place} is not encrypted, but a key was given. Give none (unset "
             f"{keys.KEY} and {keys.KEY_FILE}), or encrypt it: memlong encrypt --bank {db.place}"
@@ -65,6 +70,7 @@ def lock(db: Database, conn: Connection, key: Key) -> bytes:
     writes.set_meta(conn, ROW, keys.wrap(key, data_key, bank_id))
     secret = reads.meta_value(conn, _SECRET) or ""
     writes.set_meta(conn, _SECRET, AesGcm(data_key).seal_text(secret, _PLACE, _SECRET))
+    writes.set_meta(conn, _EPOCH, secrets.token_hex(8))
     db.lexical().drop(conn)
     return data_key
 

@@ -81,6 +81,9 @@ class SqliteDatabase(Database):
             "Choose another folder."
         )
 
+    def upgrading(self) -> str:
+        return f"Run (it makes a backup first): memlong upgrade --bank {self.place}"
+
     def bind(self, bank_id: str, *, new: bool) -> None:
         """Nothing to do: the rows lie in the folder."""
 
@@ -104,6 +107,16 @@ class SqliteDatabase(Database):
         if self._scrub_key is not None:
             scrub.leave(self._scrub_key)
             self._scrub_key = None
+
+    def compact(self) -> None:
+        # A page may hold copies of cells that were moved to another one: only VACUUM leaves none.
+        with self._translated(), self._turn:
+            raw = self._engine.raw_connection()
+            try:
+                raw.cursor().execute("VACUUM")
+            finally:
+                raw.close()
+        self.purge()
 
     def problems(self, conn: Connection) -> list[str]:
         said = [str(line) for (line,) in conn.exec_driver_sql("PRAGMA quick_check")]
