@@ -72,6 +72,12 @@ class RamLexical:
     def drop(self, conn: Connection) -> None:
         """Nothing: it is not in the database."""
 
+    def close(self) -> None:
+        """Let go of the words."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._engine.dispose()
+
     def _begin_anew(self) -> None:
         self._pid, self._lock, self._seq = os.getpid(), threading.Lock(), 0
         self._engine = create_engine(

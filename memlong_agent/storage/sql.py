@@ -126,6 +126,8 @@ class Storage(Forgetter):
         """Let go of files and connections; a bank in memory is gone."""
         self._db.close()
         self._blobs.close()
+        if isinstance(self._lexical, RamLexical):
+            self._lexical.close()
 
     def claim(self, encoding: Identity, spec: KVSpec) -> None:
         """Record the model of a new bank, or check that this is the one that wrote it.
