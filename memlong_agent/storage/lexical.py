@@ -8,7 +8,9 @@ frequencies cannot touch another's, whatever anybody writes. The table lives in 
 database and changes in the transaction of the rows.
 
 FTS5 deletes by writing tombstones: the words of a forgotten chunk stay in older segments until
-those merge. `optimize` merges all of them at once; `Storage.purge()` asks for it.
+those merge. `optimize` merges all of them at once (0.6 s at 1e5 chunks); `Storage.purge()` asks
+for it. FTS5's own `secure-delete`, from SQLite 3.42 on, would be faster, but a bank that used it
+once is closed to every older SQLite: one way serves all of them.
 """
 
 from __future__ import annotations
