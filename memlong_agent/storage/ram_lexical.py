@@ -72,9 +72,6 @@ class RamLexical:
         with self._following(conn) as words:
             self._fts.optimize(words)
 
-    def drop(self, conn: Connection) -> None:
-        """Nothing: it is not in the database."""
-
     def close(self) -> None:
         """Let go of the words."""
         if self._pid == os.getpid():
