@@ -257,17 +257,24 @@ class MemLong(Archiving):
         """
         self.engine.bank.purge()
 
-    def doctor(self) -> Diagnosis:
-        """Check identities, rows against files, and that memory moves the logits."""
-        return examine(self.engine)
+    def doctor(self, *, repair: bool = False) -> Diagnosis:
+        """Check identities, rows against files, and that memory moves the logits.
+
+        With `repair`, what is derived from the text and missing or damaged is made anew first.
+        """
+        return examine(self.engine, repair=repair)
 
     @staticmethod
-    def upgrade(bank: str | Path, *, timeout_s: float = 30.0) -> Upgraded:
-        """Bring a bank of an older version up to date; a backup of its database is made first.
+    def upgrade(
+        bank: str | Path, *, database: str | None = None, timeout_s: float = 30.0
+    ) -> Upgraded:
+        """Bring a bank of an older version up to date; a backup of bank.sqlite is made first.
+
+        Of a `database` in PostgreSQL no backup is made: dump it first.
 
         Raises StoreVersionError for a bank of a newer version, StoreError when there is none.
         """
-        return upgrade(bank, timeout_s=timeout_s)
+        return upgrade(bank, database=database, timeout_s=timeout_s)
 
     @staticmethod
     def encrypt(

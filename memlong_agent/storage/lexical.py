@@ -65,12 +65,12 @@ class Lexical(Protocol):
         """One phrase for each chunk that is missing here, or here without a chunk."""
         ...
 
-    def optimize(self, conn: Connection) -> None:
-        """Leave no word of a removed chunk in the index's pages; in a transaction of its own."""
+    def empty(self, conn: Connection) -> None:
+        """Remove every chunk; the caller adds all of them again."""
         ...
 
-    def drop(self, conn: Connection) -> None:
-        """Remove the index itself: an encrypted bank keeps none in its database."""
+    def optimize(self, conn: Connection) -> None:
+        """Leave no word of a removed chunk in the index's pages; in a transaction of its own."""
         ...
 
 
@@ -165,12 +165,25 @@ class Fts5Lexical(RankedLexical):
     def disagreements(self, conn: Connection) -> list[str]:
         unindexed = "SELECT pk FROM chunks EXCEPT SELECT rowid FROM lexical"
         left_over = "SELECT rowid FROM lexical EXCEPT SELECT pk FROM chunks"
+        return (
+            [f"chunk {pk} is not in the word index" for (pk,) in conn.exec_driver_sql(unindexed)]
+            + [
+                f"the word index holds chunk {pk}, which is gone"
+                for (pk,) in conn.exec_driver_sql(left_over)
+            ]
+            + [f"the word index holds other words of chunk {pk}" for pk in self._changed(conn)]
+        )
+
+    def _changed(self, conn: Connection) -> list[int]:
+        both = "SELECT pk, owner_id, text, terms FROM chunks JOIN lexical ON lexical.rowid = pk"
         return [
-            f"chunk {pk} is not in the word index" for (pk,) in conn.exec_driver_sql(unindexed)
-        ] + [
-            f"the word index holds chunk {pk}, which is gone"
-            for (pk,) in conn.exec_driver_sql(left_over)
+            pk
+            for pk, owner, text, held in conn.exec_driver_sql(both)
+            if held != " ".join(owned(owner, terms(text)))
         ]
+
+    def empty(self, conn: Connection) -> None:
+        conn.exec_driver_sql("DELETE FROM lexical")
 
     def optimize(self, conn: Connection) -> None:
         conn.exec_driver_sql("INSERT INTO lexical (lexical) VALUES ('optimize')")

@@ -64,13 +64,19 @@ class RamLexical:
         gone = [f"the word index holds chunk {pk}, which is gone" for pk in sorted(held - wanted)]
         return missing + gone
 
+    def empty(self, conn: Connection) -> None:
+        """Nothing: it is made anew when the bank is opened."""
+
     def optimize(self, conn: Connection) -> None:
         """Let go of the words of removed chunks; in a transaction that has changed no chunk."""
         with self._following(conn) as words:
             self._fts.optimize(words)
 
-    def drop(self, conn: Connection) -> None:
-        """Nothing: it is not in the database."""
+    def close(self) -> None:
+        """Let go of the words."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._engine.dispose()
 
     def _begin_anew(self) -> None:
         self._pid, self._lock, self._seq = os.getpid(), threading.Lock(), 0
