@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from memlong_agent.memlong import MemLong, Memories, Session, Stream
-    from memlong_agent.records import Memory, Recall, Reply, ToolCall, Usage
+    from memlong_agent.records import Memory, Rebuilt, Recall, Reply, ToolCall, Usage
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Memories",
     "Memory",
     "MemoryNotFoundError",
+    "Rebuilt",
     "Recall",
     "Reply",
     "Session",
@@ -53,7 +54,7 @@ __all__ = [
 ]
 _ROOMS = {
     "memlong": ("MemLong", "Memories", "Session", "Stream"),
-    "records": ("Memory", "Recall", "Reply", "ToolCall", "Usage"),
+    "records": ("Memory", "Rebuilt", "Recall", "Reply", "ToolCall", "Usage"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

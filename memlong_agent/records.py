@@ -92,3 +92,18 @@ class Reply(Frozen):
     """Token ids of the live window when the reply began; recalled K/V are not among them."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls that the reply asks for; such a reply is not final, and is not written."""
+
+
+class Rebuilt(Frozen):
+    """What a rebuild did."""
+
+    memories: int
+    """How many were made anew by this call."""
+    chunks: int
+    """How many chunks they have now."""
+    items: int = 0
+    """Items that were embedded anew, by the texts in their values."""
+    resumed: bool = False
+    """Whether it went on where an interrupted one stopped."""
+    changes: tuple[str, ...] = ()
+    """What differs from the model or embedder of before, one phrase each."""

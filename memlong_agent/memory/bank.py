@@ -27,7 +27,7 @@ from memlong_agent.memory.carriers import (
     Draft,
     Hit,
     Written,
-    mean_vectors,
+    chunk_vectors,
     memory_record,
     new_memory,
     recall_record,
@@ -274,9 +274,8 @@ class MemoryBank:
 
     def _embedded(self, drafts: Sequence[Draft]) -> builtins.list[NewMemory]:
         """All chunks of all drafts embedded in one call."""
-        chunks = [parts for draft in drafts for parts in draft.embedded_texts]
-        found = self._embedder.embed_texts([part for parts in chunks for part in parts])
-        vectors = mean_vectors(found, [len(parts) for parts in chunks])  # (N, E)
+        texts = [parts for draft in drafts for parts in draft.embedded_texts]
+        vectors = chunk_vectors(self._embedder, texts)
         memories, start = [], 0
         for draft in drafts:
             stop = start + len(draft.chunks)

@@ -18,6 +18,7 @@ from memlong_agent.storage.base import (
 )
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
 from memlong_agent.storage.keys import Key, key_from
+from memlong_agent.storage.rebuilding import Old, Rebuilding
 from memlong_agent.storage.sql import Storage
 from memlong_agent.storage.upgrade import Upgraded, upgrade
 
@@ -32,8 +33,10 @@ __all__ = [
     "NewChunk",
     "NewItem",
     "NewMemory",
+    "Old",
     "Owner",
     "OwnerStats",
+    "Rebuilding",
     "RecallMark",
     "Storage",
     "StoredChunk",

@@ -16,7 +16,7 @@ from typing import Self
 
 from sqlalchemy import delete, update
 
-from memlong_agent.errors import IncompatibleMemoryError, MemLongError, StoreError
+from memlong_agent.errors import MemLongError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import migrations, reads, rows, sealing, upkeep, writes
@@ -31,12 +31,13 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
+from memlong_agent.storage.guard import Guard
 from memlong_agent.storage.items import ItemStore, delete_bound, delete_owned
 from memlong_agent.storage.keys import Key
 from memlong_agent.storage.models import memories as memory_table
 from memlong_agent.storage.models import recalls, sessions
 from memlong_agent.storage.ram_lexical import RamLexical
-from memlong_agent.storage.reading import Reader, spec_to_json
+from memlong_agent.storage.reading import Reader
 
 _log = logging.getLogger("memlong_agent.storage")
 
@@ -44,8 +45,11 @@ _log = logging.getLogger("memlong_agent.storage")
 class Storage(Reader):
     """One memory bank. base.py says what is guaranteed and what is not.
 
-    Every call may raise StoreLockedError (busy past the timeout) and StoreError (the disk).
+    Every call may raise StoreLockedError (busy past the timeout), StoreError (the disk), and
+    IncompatibleMemoryError when another process has rebuilt the bank for another model meanwhile.
     """
+
+    _guarded = True
 
     def __init__(
         self,
@@ -59,10 +63,13 @@ class Storage(Reader):
     ) -> None:
         super().__init__(db, blobs, db.lexical(), clock, grace_s)
         self.items = ItemStore(db, clock)
+        self._guard = Guard(db)
         try:
             sealing.unlock(db, blobs, key)
             migrations.prepare(db, clock(), upgrade=upgrade)
             sealing.begin(db, blobs, key)
+            if self._guarded:
+                db.guard = self._guard
             with db.scope() as conn:
                 self._secret = sealing.secret_of(db, conn)
                 if db.cipher.sealed:
@@ -131,27 +138,12 @@ class Storage(Reader):
         Raises:
             IncompatibleMemoryError: it is not; names each difference.
         """
-        mine = {"encoding": encoding.to_json(), "kv_spec": spec_to_json(spec)}
-        theirs = self._claim(mine)
-        found = encoding.differences(Identity.from_json(theirs["encoding"]))
-        if theirs["kv_spec"] != mine["kv_spec"]:
-            found.append(f"K/V: {mine['kv_spec']} here, {theirs['kv_spec']} in the bank")
-        if found:
-            raise IncompatibleMemoryError(
-                f"The bank at {self._db.place} was encoded by another model: {'; '.join(found)}. "
-                "Open it with the model that wrote it, or begin another bank folder."
-            )
+        self._guard.claim(encoding, spec)
         self._known_spec = spec
 
     def claim_retrieval(self, retrieval: Identity) -> None:
         """As :meth:`claim`, for the embedder that makes the vectors."""
-        theirs = self._claim({"retrieval": retrieval.to_json()})
-        found = retrieval.differences(Identity.from_json(theirs["retrieval"]))
-        if found:
-            raise IncompatibleMemoryError(
-                f"The vectors in {self._db.place} come from another embedder: {'; '.join(found)}. "
-                "Use the embedder that wrote them, or begin another bank folder."
-            )
+        self._guard.claim_retrieval(retrieval)
 
     def add(self, owner: Owner, memories: Sequence[NewMemory]) -> list[StoredMemory]:
         """Write memories, all or none; returns one record for each, in order.
@@ -269,17 +261,6 @@ class Storage(Reader):
         with self._db.scope(write=True) as conn:
             self._lexical.optimize(conn)
         self._db.purge()
-
-    def _claim(self, mine: dict[str, str]) -> dict[str, str]:
-        with self._db.scope() as conn:
-            found = {key: reads.meta_value(conn, key) for key in mine}
-        if None in found.values():
-            with self._db.scope(write=True) as conn:
-                for key, value in mine.items():
-                    found[key] = reads.meta_value(conn, key)
-                    if found[key] is None:
-                        writes.set_meta(conn, key, value)
-        return {key: found[key] or value for key, value in mine.items()}
 
     @contextmanager
     def _published(self, memories: Sequence[NewMemory]) -> Iterator[list[writes.Prepared]]:
