@@ -23,7 +23,7 @@ _SCHEMAS = itertools.count()
 
 
 class PostgresServer:
-    """A running server; :meth:`url` names a new, empty schema each time."""
+    """A server over a cluster of its own."""
 
     def __init__(self, programs: Path, folder: Path, user: dict[str, Any]) -> None:
         self._programs, self._user = programs, user
@@ -42,14 +42,14 @@ class PostgresServer:
     def stop(self, mode: str = "immediate") -> None:
         self._run("pg_ctl", "-D", str(self.data), "-m", mode, "-w", "stop")
 
-    def url(self, schema: str | None = None) -> str:
-        """URL of a schema, by default of a new one."""
+    def url(self) -> str:
+        """URL of a new, empty schema."""
         import psycopg
 
-        name = schema or f"bank{next(_SCHEMAS)}"
+        name = f"bank{next(_SCHEMAS)}"
         dsn = f"host={self.folder} user=memlong dbname=postgres"
         with psycopg.connect(dsn, autocommit=True) as conn:
-            conn.execute(f"CREATE SCHEMA IF NOT EXISTS {name}".encode())
+            conn.execute(f"CREATE SCHEMA {name}".encode())
         where = f"host={quote(str(self.folder), safe='')}&options=-csearch_path%3D{name}"
         return f"postgresql+psycopg://memlong@/postgres?{where}"
 

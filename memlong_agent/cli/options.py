@@ -1,7 +1,7 @@
 """The options that commands share, and what they open.
 
-In: `--bank --model --embedder --device --timeout --json`, and `--user --session` where memories are
-one user's. Out: one frozen :class:`Target`, the first argument of the command.
+In: `--bank --database --model --embedder --device --timeout --json`, and `--user --session` where
+memories are one user's. Out: one frozen :class:`Target`, the first argument of the command.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ class Target:
     bank: str
     timeout_s: float
     json: bool
+    database: str | None = field(default=None, repr=False)  # it may hold a password
     model: str | None = None
     embedder: str = "auto"
     device: str | None = None
@@ -46,6 +47,7 @@ class Target:
         return MemLong(
             self.model,
             self.bank,
+            database=self.database,
             embedder=self.embedder,
             device=self.device,
             timeout_s=self.timeout_s,
@@ -59,6 +61,10 @@ class Target:
 _SHARED = {
     "bank": click.option("--bank", metavar="DIR", default="./memory", envvar="MEMLONG_BANK",
                          show_default=True, show_envvar=True, help="Folder of the bank."),
+    "database": click.option("--database", metavar="URL", envvar="MEMLONG_DATABASE",
+                             show_envvar=True,
+                             help="Keep the rows in this PostgreSQL database (postgresql+psycopg://"
+                             "...), keys and values in the folder."),
     "model": click.option("--model", metavar="NAME", envvar="MEMLONG_MODEL", show_envvar=True,
                           help="Folder or Hugging Face name; default: the bundled memlong-tiny."),
     "embedder": click.option("--embedder", metavar="NAME", default="auto", show_default=True,
@@ -94,7 +100,7 @@ def common(
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def gathered(**values: Any) -> None:
-            names = [field.name for field in fields(Target) if field.name in values]
+            names = [each.name for each in fields(Target) if each.name in values]
             command(Target(**{name: values.pop(name) for name in names}), **values)
 
         wrapped: Command = gathered

@@ -50,6 +50,8 @@ class MemLong:
         model: Hub name or folder of a Llama, Mistral, Qwen2 or Qwen3 checkpoint; default: the
             bundled memlong-tiny, a demonstration model.
         bank: Folder of the bank, made if absent; `":memory:"` keeps nothing on disk.
+        database: URL of a PostgreSQL database (`postgresql+psycopg://...`) that holds the rows; the
+            folder then holds keys and values, and both belong together. Needs [postgres].
         embedder: `"auto"`, `"minilm"`, `"lexical"`, a sentence-transformers folder or name, or an
             :class:`Embedder`.
         device, dtype: Default to CUDA when present, and to the checkpoint's dtype.
@@ -71,6 +73,7 @@ class MemLong:
         model: str | Path | None = None,
         bank: str | Path | None = None,
         *,
+        database: str | None = None,
         embedder: str | Embedder = "auto",
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -95,6 +98,7 @@ class MemLong:
             spec=loaded.spec,
             embedder=embedder,
             settings=chosen,
+            database=database,
             index_backend=index,  # type: ignore[arg-type]  # checked by the index room
             timeout_s=timeout_s,
             clock=clock,

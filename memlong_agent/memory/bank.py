@@ -82,6 +82,7 @@ class MemoryBank:
         spec: KVSpec,
         embedder: str | Embedder = "auto",
         settings: Settings,
+        database: str | None = None,
         index_backend: Backend = "auto",
         timeout_s: float = 30.0,
         clock: Callable[[], datetime] = utc_now,
@@ -93,6 +94,7 @@ class MemoryBank:
             spec: Shape and dtype of the K/V.
             embedder: A name, an embedder, `"auto"` or `"lexical"` (words only, no vectors).
             settings: `capacity_tokens` and `eviction` are used.
+            database: URL of a PostgreSQL database for the rows; the folder then holds K/V.
             index_backend: `"faiss"`, `"torch"`, or `"auto"` for the first that is installed.
             timeout_s: How long to wait for other writers.
             clock: Source of "now", aware.
@@ -102,7 +104,7 @@ class MemoryBank:
             ConfigError: the embedder is unknown or not installed.
             StoreError, StoreVersionError: not a bank that this package can use.
         """
-        storage = Storage.open(path, timeout_s=timeout_s, clock=clock)
+        storage = Storage.open(path, database=database, timeout_s=timeout_s, clock=clock)
         try:
             storage.claim(encoding, spec)
             chosen = resolve_embedder(embedder, storage.retrieval_identity())

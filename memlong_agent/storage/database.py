@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from memlong_agent.errors import ConfigError, StoreError
 from memlong_agent.storage import faults, seal
-from memlong_agent.storage.lexical import Lexical
+from memlong_agent.storage.lexical import LexicalTable
 from memlong_agent.storage.seal import PLAIN, Cipher
 
 Contents = Literal["nothing", "bank", "other"]
@@ -118,7 +118,7 @@ class Database(ABC):
         self._engine.dispose(close=self._pid == os.getpid())
 
     @abstractmethod
-    def lexical(self) -> Lexical:
+    def lexical(self) -> LexicalTable:
         """The word index that lives in this database."""
 
     @abstractmethod

@@ -68,6 +68,14 @@ class Lexical(Protocol):
         ...
 
 
+class LexicalTable(Lexical, Protocol):
+    """A word index in a table of the bank's own database."""
+
+    def drop(self, conn: Connection) -> None:
+        """Remove the table for good: an encrypted bank keeps no words."""
+        ...
+
+
 def terms(text: str) -> list[str]:
     """Words of a text in order: folded case, no accents, no single ASCII letters."""
     if not text.isascii():
@@ -160,6 +168,9 @@ class Fts5Lexical(RankedLexical):
 
     def optimize(self, conn: Connection) -> None:
         conn.exec_driver_sql("INSERT INTO lexical (lexical) VALUES ('optimize')")
+
+    def drop(self, conn: Connection) -> None:
+        conn.exec_driver_sql("DROP TABLE lexical")
 
     def _counts(self, conn: Connection, words: Sequence[str], most: int) -> dict[str, int]:
         # Counting stops at the limit: 0.15 ms at most, where an fts5vocab lookup walks the whole

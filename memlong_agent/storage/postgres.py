@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError
 from memlong_agent.errors import ConfigError, StoreError
 from memlong_agent.storage import faults
 from memlong_agent.storage.database import Contents, Database
-from memlong_agent.storage.lexical import Lexical
+from memlong_agent.storage.lexical import LexicalTable
 from memlong_agent.storage.postings import PostingsLexical
 
 MARKER = "bank.id"
@@ -51,10 +51,9 @@ _OLD_READERS = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
         AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL) AND xact_start < %s"""
-_FOREIGN_TABLES = """
-    SELECT count(*) FROM pg_class
-    WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(%s)
-        AND NOT pg_has_role(relowner, 'USAGE')"""
+_OWN_TABLES = """
+    SELECT relname, pg_has_role(relowner, 'USAGE') FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(%s)"""
 
 
 class PostgresDatabase(Database):
@@ -73,7 +72,7 @@ class PostgresDatabase(Database):
         super().__init__(_engine(parsed, timeout_s), folder, place, timeout_s)
         self._folder = folder
 
-    def lexical(self) -> Lexical:
+    def lexical(self) -> LexicalTable:
         return PostingsLexical()
 
     def require(self, conn: Connection) -> None:
@@ -128,13 +127,14 @@ class PostgresDatabase(Database):
         bank's own: they keep what was forgotten as long as their keeper lets them."""
         with self._translated(), self._engine.connect() as plain:
             conn = plain.execution_options(isolation_level="AUTOCOMMIT")
-            if conn.exec_driver_sql(_FOREIGN_TABLES, (_CONTENT,)).scalar():
+            tables = conn.exec_driver_sql(_OWN_TABLES, (_CONTENT,)).all()
+            if not all(mine for _, mine in tables):
                 raise StoreError(
                     f"The tables of {self.place} cannot be rewritten: they belong to another role. "
                     "Connect as the role that made the bank."
                 )
             self._await_readers(conn)
-            for table in _CONTENT:
+            for table, _ in tables:
                 conn.exec_driver_sql(f"VACUUM (FULL) {table}")
 
     def problems(self, conn: Connection) -> list[str]:

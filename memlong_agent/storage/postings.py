@@ -49,6 +49,9 @@ class PostingsLexical(RankedLexical):
     def optimize(self, conn: Connection) -> None:
         """Nothing to do: a purge rewrites the table with the others."""
 
+    def drop(self, conn: Connection) -> None:
+        conn.exec_driver_sql("DROP TABLE postings")
+
     def _counts(self, conn: Connection, words: Sequence[str], most: int) -> dict[str, int]:
         rows = conn.exec_driver_sql(_COUNT, (list(words), most))
         return {word: count for word, count in rows}

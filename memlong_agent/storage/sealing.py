@@ -6,7 +6,7 @@ rows of meta only; conversion.py encrypts what is in a bank already.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, exists, select, text
+from sqlalchemy import Connection, exists, select
 
 from memlong_agent.errors import StoreKeyError
 from memlong_agent.storage import keys, migrations, reads, writes
@@ -57,14 +57,15 @@ def begin(db: Database, store: BlobStore, key: Key | None) -> None:
 def lock(db: Database, conn: Connection, key: Key) -> bytes:
     """Make the bank an encrypted one, inside a transaction; returns its data key.
 
-    The word index on disk goes, so that nobody who takes the bank for a plain one can write to it.
+    The word index in the database goes, so that nobody who takes the bank for a plain one can
+    write to it.
     """
     data_key = keys.new_data_key()
     bank_id = migrations.bank_id(conn)
     writes.set_meta(conn, ROW, keys.wrap(key, data_key, bank_id))
     secret = reads.meta_value(conn, _SECRET) or ""
     writes.set_meta(conn, _SECRET, AesGcm(data_key).seal_text(secret, _PLACE, _SECRET))
-    conn.execute(text("DROP TABLE lexical"))
+    db.lexical().drop(conn)
     return data_key
 
 

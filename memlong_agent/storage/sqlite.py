@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, create_en
 from memlong_agent.errors import StoreError
 from memlong_agent.storage import faults
 from memlong_agent.storage.database import Contents, Database
-from memlong_agent.storage.lexical import Fts5Lexical, Lexical
+from memlong_agent.storage.lexical import Fts5Lexical, LexicalTable
 
 _log = logging.getLogger("memlong_agent.storage")
 # "mlng": tells a bank from any other SQLite file; `file bank.sqlite` shows it too.
@@ -50,7 +50,7 @@ class SqliteDatabase(Database):
         super().__init__(_engine(folder, timeout_s), folder, place, timeout_s)
         _log_wal_reset_bug()
 
-    def lexical(self) -> Lexical:
+    def lexical(self) -> LexicalTable:
         return Fts5Lexical()
 
     def require(self, conn: Connection) -> None:
