@@ -1,6 +1,7 @@
 """Banks on disk and in memory: rows, K/V files and the word index, kept in step.
 
-Import from here: the rest of the folder is this room's own business. base.py holds the contract.
+Import from here: the rest of the folder is this room's own business. contract.py says what
+a bank promises.
 """
 
 from memlong_agent.storage.base import (

@@ -1,22 +1,6 @@
-"""The storage room's contract: what goes in, what comes out, what is promised and what is not.
+"""The records of the storage room: what goes in and what comes out, plain and frozen.
 
-In: owners, memories cut into chunks with K/V and vectors. Out: the same, as plain frozen records.
-It knows no model, no embedder and no vector index; text is the truth, the rest is derived from it.
-
-Guarantees
-* One call is one transaction. A call that raises has changed nothing that another call can see
-  (but a delete whose files resist: rows gone, files left to the sweep; its error says so).
-* Never a row without its file: a K/V file is durable before its row, and outlives its row.
-* A record that was returned never changes afterwards; K/V tensors are the caller's own.
-* Owners are strangers: no call that is given an owner reads, ranks by or counts another's rows.
-* Safe between threads and between processes; a forked child may go on using a folder bank.
-* Chunk keys (`pk`) and event numbers (`seq`) rise and are never used twice.
-* Datetimes are aware and in UTC, to the microsecond.
-
-Undefined
-* Order between two writers that overlap, except that one is wholly before the other.
-* A turn that stays pending longer than the grace period: another process may sweep its rows.
-* The clock: two processes with different clocks see different memories expire.
+What a bank promises of them is in contract.py.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +77,7 @@ class Database(ABC):
             # Connections must not be used, nor closed, on the other side of a fork.
             self._engine.dispose(close=False)
             self._pid = os.getpid()
-        with self._translated(), self._turn, self._engine.connect() as plain:
+        with self._settling(write), self._turn, self._engine.connect() as plain:
             conn = plain.execution_options(**{seal.OPTION: self.cipher}, **self._options(write))
             with conn.begin():
                 self._begin(conn, write)
@@ -111,7 +111,8 @@ class Database(ABC):
         try:
             yield self._flock(fd, self.timeout_s if wait else 0.0)
         finally:
-            os.close(fd)
+            with suppress(OSError):  # the lock is gone whatever close says
+                os.close(fd)
 
     def close(self) -> None:
         self._closed = True
@@ -153,6 +154,23 @@ class Database(ABC):
     @abstractmethod
     def problems(self, conn: Connection) -> list[str]:
         """What the database itself finds wrong with its files and references."""
+
+    @contextmanager
+    def _settling(self, write: bool) -> Iterator[None]:
+        """Foreign errors translated; what a failed write leaves behind undone."""
+        try:
+            with self._translated():
+                yield
+        except StoreError as exc:
+            if write:
+                self._failed(exc)
+            raise
+
+    def _failed(self, exc: StoreError) -> None:  # noqa: B027  (most databases need nothing here)
+        """A write transaction ended with `exc`: see to it that it is and stays undone.
+
+        StoreError, in place of `exc`, if nobody can tell now.
+        """
 
     def _options(self, write: bool) -> dict[str, Any]:
         """Execution options of a transaction."""

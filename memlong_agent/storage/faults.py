@@ -64,8 +64,7 @@ def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float)
         return cause  # of a value that a column refused
     if hasattr(cause, "sqlstate"):
         return _from_psycopg(cause, place, timeout_s, isinstance(exc, OperationalError))
-    # Extended codes keep the primary one in the low byte (SQLITE_BUSY_SNAPSHOT is 5 | 2 << 8).
-    code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
+    code = _code(cause)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or isinstance(exc, PoolTimeoutError):
         return locked(place, timeout_s)
     if isinstance(exc, IntegrityError):
@@ -89,6 +88,23 @@ def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float)
     if code == sqlite3.SQLITE_ERROR:
         return StoreError(f"The bank at {place} failed: {cause}. This is a bug: please report it.")
     return StoreError(f"The bank at {place} failed: {cause}. Check the disk, then try again.")
+
+
+def is_disk(exc: StoreError) -> bool:
+    """Whether an error of :func:`from_sql` says that the disk failed or is full."""
+    return _code(exc.__cause__) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+
+
+def is_read_only(exc: StoreError) -> bool:
+    """Whether an error of :func:`from_sql` says that the database cannot be written."""
+    return _code(exc.__cause__) == sqlite3.SQLITE_READONLY
+
+
+def _code(exc: BaseException | None) -> int:
+    """SQLite's code of an error, 0 if it has none."""
+    cause = getattr(exc, "orig", exc)
+    # Extended codes keep the primary one in the low byte (SQLITE_BUSY_SNAPSHOT is 5 | 2 << 8).
+    return (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def _from_psycopg(cause: Any, place: str, timeout_s: float, operational: bool) -> MemLongError:

@@ -28,12 +28,13 @@ from memlong_agent.storage.base import (
     StoredMemory,
 )
 from memlong_agent.storage.blobs import BlobStore
+from memlong_agent.storage.contract import StorageBase
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.kvfile import BlobRef, spec_from_json
 from memlong_agent.storage.lexical import Lexical
 
 
-class Reader:
+class Reader(StorageBase):
     """Reading calls of :class:`~memlong_agent.storage.sql.Storage`."""
 
     def __init__(

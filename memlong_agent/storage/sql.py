@@ -1,7 +1,7 @@
-"""The bank as one object: rows in SQLite, K/V in files, kept in step.
+"""The bank as one object: rows in a database, K/V in files, kept in step.
 
-In: what base.py describes. Out: the same, with its guarantees. This file joins the parts and holds
-the order between rows and files; statements are in reads.py and writes.py.
+In: what base.py describes. Out: the same, with the guarantees of contract.py. This file joins the
+parts and holds the order between rows and files; statements are in reads.py and writes.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from sqlalchemy import delete, update
@@ -43,7 +42,7 @@ _log = logging.getLogger("memlong_agent.storage")
 
 
 class Storage(Reader):
-    """One memory bank. base.py says what is guaranteed and what is not.
+    """One memory bank. :class:`StorageBase` says what is promised and what is not.
 
     Every call may raise StoreLockedError (busy past the timeout), StoreError (the disk), and
     IncompatibleMemoryError when another process has rebuilt the bank for another model meanwhile.
@@ -120,17 +119,6 @@ class Storage(Reader):
         """Let go of files and connections; a bank in memory is gone."""
         self._db.close()
         self._blobs.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def claim(self, encoding: Identity, spec: KVSpec) -> None:
         """Record the model of a new bank, or check that this is the one that wrote it.

@@ -48,6 +48,7 @@ class SqliteDatabase(Database):
     def __init__(self, folder: Path | None, timeout_s: float) -> None:
         place = ":memory:" if folder is None else str(folder)
         super().__init__(_engine(folder, timeout_s), folder, place, timeout_s)
+        self._unsure = False
         _log_wal_reset_bug()
 
     def lexical(self) -> LexicalTable:
@@ -72,7 +73,9 @@ class SqliteDatabase(Database):
         """Nothing to do: the rows lie in the folder."""
 
     def settled(self) -> AbstractContextManager[Connection]:
-        return self.scope()  # a commit in one's own process is done or not
+        if self._unsure:
+            self._overwrite()
+        return self.scope()
 
     def purge(self) -> None:
         """Rows are overwritten when they are deleted; old pages stay in the write-ahead log."""
@@ -106,6 +109,34 @@ class SqliteDatabase(Database):
                     raw.close()
             if truncate and busy:
                 raise faults.locked(self.place, self.timeout_s)
+
+    def _failed(self, exc: StoreError) -> None:
+        if faults.is_read_only(exc):
+            # A connection that could not open its shared memory for writing (no descriptors left,
+            # say) stays like that: the next try begins with a new one.
+            self._engine.dispose()
+        if self.folder is None or not faults.is_disk(exc):
+            return
+        self._unsure = True
+        try:
+            self._overwrite()
+        except StoreError:
+            raise StoreError(
+                f"{exc} Whether this write was kept will show when the bank is opened again."
+            ) from exc
+
+    def _overwrite(self) -> None:
+        """Write over a transaction whose commit failed.
+
+        When only its last sync failed it lies whole in the log behind the last page that counts,
+        and the recovery after a crash would take it for committed, long after the caller was told
+        that it was not and its files were removed.
+        """
+        with self._translated(), self._turn, self._engine.connect() as conn, conn.begin():
+            self._begin(conn, True)
+            version = conn.exec_driver_sql("PRAGMA user_version").scalar()
+            conn.exec_driver_sql(f"PRAGMA user_version = {version}")  # writes page 1 in any case
+        self._unsure = False
 
     def _begin(self, conn: Connection, write: bool) -> None:
         conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -67,6 +67,10 @@ def _problem(memory: NewMemory) -> str | None:
         return f"id {memory.id!r} is not 32 hexadecimal digits"
     if memory.pending is not None and (memory.message_id is not None or memory.role == "document"):
         return "a pending memory has neither a message_id nor the role 'document'"
+    texts = {name: getattr(memory, name) for name in ("text", "source", "session", "message_id")}
+    for name, text in [*texts.items(), *(("chunk", c.header + c.text) for c in memory.chunks)]:
+        if "\0" in (text or ""):  # PostgreSQL has none, SQLite's functions end at one
+            return f"its {name} holds a NUL character"
     for name in ("created_at", "expires_at"):
         value = getattr(memory, name)
         if value is not None and value.tzinfo is None:

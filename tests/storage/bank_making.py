@@ -1,58 +1,29 @@
-"""What the storage tests write: small memories whose K/V follow from their text."""
+"""What the storage tests write; it ships with the contract."""
 
-from __future__ import annotations
+from memlong_agent.testing.contract.making import (
+    ALICE,
+    BOB,
+    EMBEDDER,
+    MODEL,
+    NOON,
+    SPEC,
+    Clock,
+    chunk,
+    kv_of,
+    memory,
+    vector_of,
+)
 
-import zlib
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import numpy as np
-import torch
-
-from memlong_agent.identity import Identity
-from memlong_agent.kv import KVChunk, KVSpec
-from memlong_agent.storage import NewChunk, NewMemory, Owner
-
-SPEC = KVSpec(layers=(3, 5), kv_heads=2, head_dim=8, dtype=torch.bfloat16)
-MODEL = Identity({"embeddings": "aaaa", "tokenizer": "bbbb"})
-EMBEDDER = Identity({"embedder": "test", "dim": "6"})
-ALICE = Owner("default", "user", "alice")
-BOB = Owner("default", "user", "bob")
-NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def pass_s(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-def kv_of(text: str, tokens: int, spec: KVSpec = SPEC) -> KVChunk:
-    """K/V that only this text has; equal in every process."""
-    source = torch.Generator().manual_seed(zlib.crc32(text.encode()))
-    shape = (2, len(spec.layers), spec.kv_heads, tokens, spec.head_dim)
-    keys, values = torch.randn(shape, generator=source).to(spec.dtype)
-    return KVChunk(keys, values)
-
-
-def vector_of(text: str, dim: int = 6) -> Any:
-    vector = np.random.default_rng(zlib.crc32(text.encode())).standard_normal(dim)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
-
-
-def chunk(text: str, tokens: int = 5, spec: KVSpec = SPEC) -> NewChunk:
-    ids = tuple(70_000 + i for i in range(tokens))
-    return NewChunk("[header] ", text, ids, kv_of(text, tokens, spec), vector_of(text))
-
-
-def memory(*texts: str, **fields: Any) -> NewMemory:
-    """One exchange with a chunk for each text."""
-    fields = {"role": "exchange", "text": " ".join(texts), **fields}
-    return NewMemory(chunks=[chunk(text) for text in texts], **fields)
+__all__ = [
+    "ALICE",
+    "BOB",
+    "EMBEDDER",
+    "MODEL",
+    "NOON",
+    "SPEC",
+    "Clock",
+    "chunk",
+    "kv_of",
+    "memory",
+    "vector_of",
+]

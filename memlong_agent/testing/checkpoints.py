@@ -1,4 +1,4 @@
-"""Small real checkpoints, and words put into a model's mouth, for tests. Nothing downloads."""
+"""Small real checkpoints, and words put into a model's mouth."""
 
 from __future__ import annotations
 

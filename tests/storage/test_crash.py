@@ -1,0 +1,136 @@
+"""Failures injected into every system call that changes a bank, one at a time.
+
+Each run does one operation in a process of its own, meets one fault, and is judged by a clean
+process: the bank opens and is whole, an error means that nothing changed, success that all is
+there, a kill leaves the bank before or after (or at a commit in between that the operation names).
+MEMLONG_TESTS=full makes every run there is (7,000, about half an hour); otherwise a few of each
+kind are drawn.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+FULL = os.environ.get("MEMLONG_TESTS") == "full"
+DRAWN = 150  # runs in the suite: about 30 s on an idle core
+
+FAIL, SHORT, TORN, KILL_BEFORE, KILL_AFTER = range(1, 6)
+# What can happen to a call, by its letter in crash_shim.c: name -> (action, error, stays).
+KILLS = {"killed before": (KILL_BEFORE, 0, 0), "killed after": (KILL_AFTER, 0, 0)}
+FULL_DISK = {"ENOSPC": (FAIL, errno.ENOSPC, 0), "ENOSPC stays": (FAIL, errno.ENOSPC, 1)}
+BROKEN_DISK = {"EIO": (FAIL, errno.EIO, 0), "EIO stays": (FAIL, errno.EIO, 1)}
+INTERRUPTED = {"EINTR": (FAIL, errno.EINTR, 0)}
+FAULTS = {
+    "w": {
+        **KILLS,
+        **FULL_DISK,
+        **BROKEN_DISK,
+        **INTERRUPTED,
+        "short": (SHORT, 0, 0),
+        "torn": (TORN, 0, 0),
+    },
+    "s": {**KILLS, **BROKEN_DISK, "ENOSPC": (FAIL, errno.ENOSPC, 0), **INTERRUPTED},
+    "t": {**KILLS, **BROKEN_DISK, **INTERRUPTED},
+    "r": {**KILLS, **FULL_DISK, **BROKEN_DISK},
+    "u": {**KILLS, **BROKEN_DISK},
+    "c": {**KILLS, **FULL_DISK, **INTERRUPTED, "EMFILE": (FAIL, errno.EMFILE, 0)},
+    "m": {**KILLS, **FULL_DISK},
+    "x": {**KILLS, "EIO": (FAIL, errno.EIO, 0), **INTERRUPTED},
+}
+
+
+class Server:
+    """crash_server.py under the shim."""
+
+    def __init__(self, library: Path, work: Path) -> None:
+        root = HERE.parent.parent
+        paths = os.pathsep.join(map(str, (root, HERE, HERE.parent / "memory")))
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        environment["LD_PRELOAD"] = str(library)
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "crash_server.py"), str(library), str(work)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        """Ends with an error if the server died."""
+        self._process.communicate()
+        assert self._process.returncode == 0
+
+
+def every_run(calls: str) -> Iterator[tuple[str, list[int]]]:
+    """(kind of call and fault, [number, action, error, stays]) for each call and each fault."""
+    for number, letter in enumerate(calls, 1):
+        for name, (action, error, stays) in FAULTS[letter].items():
+            yield f"{letter} {name}", [number, action, error, stays]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    compiler = shutil.which("cc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("failures are injected by a shim that needs Linux and a C compiler (cc)")
+    folder = tmp_path_factory.mktemp("crash")
+    library = folder / "shim.so"
+    command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library)]
+    subprocess.run([*command, str(HERE / "crash_shim.c"), "-ldl"], check=True)
+    server = Server(library, folder)
+    yield server
+    server.close()
+
+
+@pytest.mark.timeout(4 * 3600 if FULL else 600)
+def test_no_failure_at_any_write_boundary_loses_a_memory(server: Server) -> None:
+    """Nothing committed is lost, nothing wrong is loaded, the bank opens every time."""
+    names = server.ask(names=True)["names"]
+    planned = {name: list(every_run(server.ask(plan=name)["calls"])) for name in names}
+    ends: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
+    wrong: list[str] = []
+    for name, fault, values in runs(planned):
+        answer = server.ask(operation=name, fault=values, goes_on=values[0] % 2 == 1)
+        ends[f"{fault}: {answer['end']}"] += 1
+        operations[name] += 1
+        wrong += [f"{name}, call {values[0]}, {fault}: {each}" for each in answer["wrong"]]
+    sys.stdout.write(f"{sum(ends.values())} runs: {json.dumps([operations, ends], indent=1)}\n")
+    assert not wrong, "\n".join(wrong)
+    assert sum(ends.values()) >= (500 if FULL else DRAWN)
+    # The shim works: of each thing that it can do, some were felt.
+    assert {end.split(": ")[1] for end in ends} == {"-9", "raised", "returned"}
+
+
+def runs(planned: dict[str, list[tuple[str, list[int]]]]) -> Iterator[tuple[str, str, list[int]]]:
+    """All, or DRAWN of them: the same number of each kind of call and fault, evenly drawn."""
+    everything = [(name, *run) for name, all_ in planned.items() for run in all_]
+    if FULL:
+        yield from everything
+        return
+    by_fault: dict[str, list[tuple[str, str, list[int]]]] = {}
+    for run in everything:
+        by_fault.setdefault(run[1], []).append(run)
+    chance = random.Random(os.environ.get("MEMLONG_SEED", "0"))
+    each = -(-DRAWN // len(by_fault))
+    for some in by_fault.values():
+        yield from chance.sample(some, min(each, len(some)))
