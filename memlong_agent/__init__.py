@@ -25,13 +25,14 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from memlong_agent.memlong import MemLong, Memories, Session, Stream
-    from memlong_agent.records import Memory, Rebuilt, Recall, Reply, ToolCall, Usage
+    from memlong_agent.records import Forgotten, Memory, Rebuilt, Recall, Reply, ToolCall, Usage
 
 __version__ = "0.1.0"
 __all__ = [
     "ArchiveError",
     "ConfigError",
     "ContextOverflowError",
+    "Forgotten",
     "IncompatibleMemoryError",
     "MemLong",
     "MemLongError",
@@ -54,7 +55,7 @@ __all__ = [
 ]
 _ROOMS = {
     "memlong": ("MemLong", "Memories", "Session", "Stream"),
-    "records": ("Memory", "Rebuilt", "Recall", "Reply", "ToolCall", "Usage"),
+    "records": ("Forgotten", "Memory", "Rebuilt", "Recall", "Reply", "ToolCall", "Usage"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

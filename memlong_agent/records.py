@@ -27,6 +27,21 @@ class Memory(Frozen):
     metadata: dict[str, Any] = Field(default_factory=dict)
     tokens: int
     """Tokens of all its chunks, headers included."""
+    superseded_by: str | None = None
+    """The memory that is recalled in its place."""
+    mentions: tuple[str, ...] = ()
+    """After `update` and `supersede`: ids of the exchanges that recalled what it replaced, oldest
+    first. They may repeat it."""
+
+
+class Forgotten(Frozen):
+    """What a call forgot."""
+
+    memories: int
+    """How many."""
+    mentions: tuple[str, ...] = ()
+    """Ids of the owner's other exchanges that recalled any of them, oldest first. They may repeat
+    what was forgotten; they are still there."""
 
 
 class Recall(Frozen):

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memlong_agent.cli.files import not_utf8, stdin_lines
+from memlong_agent.cli.forgetting import record, tell
 from memlong_agent.cli.options import DEFAULT_SESSION, Target, common
-from memlong_agent.cli.output import counted, emit, fail, memory_table, note, plain, recall_table
+from memlong_agent.cli.output import emit, fail, memory_table, note, plain, recall_table
 from memlong_agent.errors import ConfigError, MemLongError
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ class Conversation:
             raise ConfigError("Forget which memory? Type /forget ID; /memories shows the IDs.")
         forgotten = self.session.memories.delete(ids.split())
         if self.json:
-            emit({"forgotten": forgotten})
+            emit(record(forgotten))
         else:
-            click.echo(f"Forgot {counted(forgotten, 'memory')}.")
+            tell(forgotten, "/forget")
 
     def _show(
         self,

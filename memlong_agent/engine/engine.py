@@ -7,7 +7,6 @@ decided upstairs. Thread-safe: requests share weights and nothing else.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,15 +62,6 @@ class Engine(Encoder):
         self.vocabulary = Vocabulary(tokenizer, model.lm.config.vocab_size, self.stop_ids)
         self.sampler: Callable[[Sampling, Constraint | None], Sampler] = Sampler
         """What makes the sampler of a reply; tests put in one with preferences."""
-        self._forgotten: Counter[Owner] = Counter()
-
-    def forgot(self, owner: Owner) -> None:
-        """Note that memories of `owner` went or changed: live windows must not outlive them."""
-        self._forgotten[owner] += 1
-
-    def times_forgotten(self, owner: Owner) -> int:
-        """How often :meth:`forgot` was called; a session that sees it rise resumes anew."""
-        return self._forgotten[owner]
 
     def recall(
         self,

@@ -33,8 +33,13 @@ class Diagnosis(Frozen):
 
 
 def examine(engine: Engine) -> Diagnosis:
-    """Verify every row and file (reads the whole bank) and measure memory on against off."""
+    """Verify every row and file (reads the whole bank) and measure memory on against off.
+
+    What is left of something forgotten is purged first.
+    """
     stats = engine.bank.stats().values()
+    if engine.bank.unpurged():
+        engine.bank.purge()
     problems = list(engine.bank.verify())
     moved = logit_difference(engine)
     if not moved > 0:

@@ -89,8 +89,12 @@ class Items:
             self._bank.rows.refresh([item.pk for item, _ in found if item.expires_at is not None])
         return found
 
-    def delete(self, namespace: Namespace, key: str) -> None:
-        """Delete an item, if it is there, and forget its memory."""
+    def delete(self, namespace: Namespace, key: str, *, purge: bool = True) -> None:
+        """Delete an item, if it is there, and forget its memory; `purge` as in :class:`Memories`.
+
+        What an item held before it was put anew, and items whose time was over, leave their last
+        bytes to the next purge.
+        """
         with self._writing:
             item = self._bank.rows.get(self._tenant, namespace, key)
             if item is not None and item.bound is not None:
@@ -98,6 +102,8 @@ class Items:
             before = self._bank.rows.delete(self._tenant, namespace, key)
             if before is not None:  # its time was over, or it was written meanwhile
                 self._forget(before)
+        if purge and (item is not None or before is not None):
+            self._engine.bank.purge()
 
     def namespaces(self) -> Sequence[Namespace]:
         """All namespaces that hold an item, sorted."""
@@ -107,7 +113,7 @@ class Items:
         """Delete at most `limit` items whose time is over; returns how many."""
         over = self._bank.rows.expired(self._tenant, limit)
         for item in over:
-            self.delete(item.namespace, item.key)
+            self.delete(item.namespace, item.key, purge=False)
         return len(over)
 
     def _remembered(self, new: NewItem, text: str, user_id: str | None) -> Binding | None:
@@ -124,4 +130,4 @@ class Items:
 
     def _forget(self, bound: Binding) -> None:
         with suppress(MemoryNotFoundError):  # forgotten or evicted already
-            Memories(self._engine, bound.owner, self._clock).delete(bound.memory_id)
+            Memories(self._engine, bound.owner, self._clock).delete(bound.memory_id, purge=False)

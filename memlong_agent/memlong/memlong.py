@@ -228,6 +228,13 @@ class MemLong:
         """Memories, chunks, tokens and bytes by owner."""
         return self.engine.bank.stats()
 
+    def purge(self) -> None:
+        """Leave no byte of what was forgotten, changed or evicted in the bank's files.
+
+        Raises StoreLockedError when other processes read the bank for longer than the timeout.
+        """
+        self.engine.bank.purge()
+
     def doctor(self) -> Diagnosis:
         """Check identities, rows against files, and that memory moves the logits."""
         return examine(self.engine)

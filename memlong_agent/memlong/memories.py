@@ -1,4 +1,4 @@
-"""An owner's memories: add, search, get, list, update, delete, clear. No generation call.
+"""An owner's memories: add, search, get, list, change, forget. No generation call.
 
 In: texts, documents, messages. Out: records. A document is read section by section in bounded
 memory; what was written stays written when reading stops half-way, and reading it again goes on.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from memlong_agent.engine import Engine
 from memlong_agent.errors import ConfigError
 from memlong_agent.memlong.exchange import exchange
 from memlong_agent.memory import Draft
-from memlong_agent.records import Memory, Recall
+from memlong_agent.records import Forgotten, Memory, Recall
 from memlong_agent.storage import Owner
 
 Clock = Callable[[], datetime]
@@ -30,8 +31,14 @@ _ROLES = ("user", "assistant")
 class Memories:
     """What one owner remembers. `session_id` is where new memories belong.
 
-    Forgetting and changing also drop the live windows of the owner's sessions in this process: they
-    resume from what the bank still holds.
+    Forgetting and changing also drop the live windows of the owner's sessions, in every process:
+    they resume from what the bank still holds. With `purge`, the default, no byte of what went is
+    in the bank's files when the call returns, which takes a second or two among 1e5 chunks.
+    Without, rows and K/V files go at once and the last bytes with the next purge: that of another
+    call, of `MemLong.purge()` or of `memlong doctor`. A turn that had recalled a memory before it
+    was forgotten, and ends after, may still repeat it.
+    Raises StoreLockedError when others read the bank for longer than the timeout; all is forgotten
+    then, but for bytes that the next purge removes.
     """
 
     def __init__(
@@ -106,32 +113,66 @@ class Memories:
         """Memories of all the owner's sessions, or of one, newest first."""
         return self._engine.bank.list(self._owner, session_id, limit)
 
-    def update(self, memory_id: str, text: str) -> Memory:
-        """Replace text, K/V, vector and time; the id stays. Raises MemoryNotFoundError."""
-        old = self._engine.bank.get(self._owner, memory_id)
-        text = clean_text(text)
+    def update(self, memory_id: str, text: str, *, purge: bool = True) -> Memory:
+        """Replace text, K/V, vector and time in one commit; id, session, source and metadata stay.
+
+        `mentions` of the memory returned are the exchanges that recalled the old text. An item that
+        is bound to the memory keeps its own value. Raises MemoryNotFoundError.
+        """
+        return self._engine.bank.update(
+            self._owner, memory_id, self._changed(memory_id, text), purge=purge
+        )
+
+    def supersede(self, old_id: str, text: str) -> Memory:
+        """Remember `text` in place of a memory, which is kept but no longer recalled.
+
+        `mentions` of the new memory are the exchanges that recalled the old one. Deleting the new
+        one by its id undoes this; when it goes otherwise (forgotten by text, expired, evicted), the
+        old one stays hidden. Raises MemoryNotFoundError, and ConfigError if the old one is
+        superseded already.
+        """
+        draft = self._changed(old_id, text)
+        return self._engine.bank.supersede(self._owner, old_id, draft)
+
+    def delete(self, memory_id: str | Sequence[str], *, purge: bool = True) -> Forgotten:
+        """Forget one or several, all or none. Raises MemoryNotFoundError.
+
+        `purge` is as for :class:`Memories`; what a memory superseded is recalled again.
+        """
+        ids = [memory_id] if isinstance(memory_id, str) else builtins.list(memory_id)
+        return self._engine.bank.delete(self._owner, ids, purge=purge)
+
+    def forget(self, *, text: str, purge: bool = True) -> Forgotten:
+        """Forget every memory that contains a text, and the items bound to it.
+
+        Searched are texts, messages, sources, message ids and metadata, for the text anywhere, also
+        inside words and across the sections of a document. Letter case, the amount of white space
+        and compatible forms of a letter make no difference. An exchange whose reply repeats the
+        text contains it too. Raises ConfigError for a blank text.
+        """
+        return self._engine.bank.forget(self._owner, text, purge=purge)
+
+    def clear(self, *, session_id: str | None = None, purge: bool = True) -> Forgotten:
+        """Forget all memories of the owner, or those of one session."""
+        return self._engine.bank.clear(self._owner, session_id, purge=purge)
+
+    def erase(self, *, purge: bool = True) -> Forgotten:
+        """Forget all of the owner: memories, items, sessions, the recall log and the owner's name.
+
+        Writing afterwards begins anew.
+        """
+        return self._engine.bank.erase(self._owner, purge=purge)
+
+    def _changed(self, memory_id: str, text: str) -> Draft:
+        """Another text for a memory, of its kind and in its place."""
+        old, text = self._engine.bank.get(self._owner, memory_id), clean_text(text)
         if old.role != "document":
             draft = self._spoken([("user", text)], None, {"metadata": old.metadata})
         else:
             cut = self._sections([text], old.source)
             chunks = [chunk for section in cut for chunk in section]
             draft = self._section(chunks, old.source, None, {"metadata": old.metadata})
-        updated = self._engine.bank.update(self._owner, memory_id, draft)
-        self._engine.forgot(self._owner)
-        return updated
-
-    def delete(self, memory_id: str | Sequence[str]) -> int:
-        """Forget one or several, all or none; returns how many. Raises MemoryNotFoundError."""
-        ids = [memory_id] if isinstance(memory_id, str) else builtins.list(memory_id)
-        deleted = self._engine.bank.delete(self._owner, ids)
-        self._engine.forgot(self._owner)
-        return deleted
-
-    def clear(self, *, session_id: str | None = None) -> int:
-        """Forget all memories of the owner, or those of one session; returns how many."""
-        cleared = self._engine.bank.clear(self._owner, session_id)
-        self._engine.forgot(self._owner)
-        return cleared
+        return replace(draft, session=old.session_id)
 
     def _spoken(
         self, said: Sequence[tuple[str, str]], message_id: str | None, extra: Mapping[str, Any]

@@ -87,10 +87,11 @@ class Session:
         return reply
 
     def _resumed(self) -> list[Message]:
-        """The live messages; on first use, and after memories of the owner were forgotten or
-        changed, the session's last turns in the bank, up to `resume_tokens`.
+        """The live messages; on first use, and after any process forgot or changed memories of the
+        owner, the session's last turns in the bank, up to `resume_tokens`.
         """
-        forgotten = self._engine.times_forgotten(self._owner)
+        self._engine.bank.expire()
+        forgotten = self._engine.bank.times_forgotten(self._owner)
         if self._messages is None or forgotten != self._forgotten:
             self._forgotten = forgotten
             self._messages = self._last_turns()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from memlong_agent.config import Scope, Settings
 from memlong_agent.embedding import Embedder, resolve_embedder
-from memlong_agent.errors import ConfigError, MemoryNotFoundError, StoreError
+from memlong_agent.errors import ConfigError, MemoryNotFoundError
 from memlong_agent.identity import Identity
 from memlong_agent.index import Backend
 from memlong_agent.kv import KVSpec
@@ -27,18 +27,14 @@ from memlong_agent.memory.carriers import (
     Draft,
     Hit,
     Written,
-    chunk_vectors,
     memory_record,
-    new_memory,
     recall_record,
     user_said,
 )
-from memlong_agent.memory.evict import victims
-from memlong_agent.memory.items import ItemBank
-from memlong_agent.memory.recall import Finder, Question, widened
+from memlong_agent.memory.forgetting import ForgettingBank, left_for_later
+from memlong_agent.memory.recall import Question, widened
 from memlong_agent.records import Memory, Recall
 from memlong_agent.storage import (
-    NewMemory,
     Owner,
     OwnerStats,
     RecallMark,
@@ -52,26 +48,11 @@ _log = logging.getLogger("memlong_agent.memory")
 _TRIES = 3  # a chunk can be forgotten between its ranking and its reading
 
 
-class MemoryBank:
+class MemoryBank(ForgettingBank):
     """All memories of one model, of many owners. Safe between threads and processes.
 
     Every call may raise StoreLockedError (another process kept the bank busy) and StoreError.
     """
-
-    def __init__(
-        self,
-        storage: Storage,
-        embedder: Embedder,
-        settings: Settings,
-        index_backend: Backend = "auto",
-        clock: Callable[[], datetime] = utc_now,
-    ) -> None:
-        self._storage = storage
-        self._embedder = embedder
-        self._settings = settings
-        self._clock = clock
-        self._finder = Finder(storage, embedder, index_backend)
-        self.items = ItemBank(storage, embedder)
 
     @classmethod
     def open(
@@ -152,7 +133,7 @@ class MemoryBank:
             self.discard_turn(owner, turn)
             return Written([])
         stored = self._put_exchange(owner, replace(draft, pending=None, turn=turn))
-        with _left_for_later("Text that a finished turn had pending"):
+        with left_for_later("Text that a finished turn had pending"):
             self._storage.discard(owner, turn)
         return Written([memory_record(stored)], self._evict(owner, stored.chunk_pks))
 
@@ -226,23 +207,6 @@ class MemoryBank:
         stored = self._storage.list_memories(owner, session, limit, newest_first=newest_first)
         return [memory_record(each) for each in stored]
 
-    def update(self, owner: Owner, memory_id: str, draft: Draft) -> Memory:
-        """Give a memory new content under its old id, then evict others if above capacity.
-
-        MemoryNotFoundError if the owner has none with this id.
-        """
-        stored = self._storage.replace(owner, memory_id, self._embedded([draft])[0])
-        self._evict(owner, stored.chunk_pks)
-        return memory_record(stored)
-
-    def delete(self, owner: Owner, ids: Sequence[str]) -> int:
-        """Forget memories; returns how many. MemoryNotFoundError for any unknown id: none goes."""
-        return self._storage.delete(owner, ids)
-
-    def clear(self, owner: Owner, session: str | None = None) -> int:
-        """Forget all of an owner, or all of one session; returns how many memories."""
-        return self._storage.clear(owner, session)
-
     def tail(
         self, owner: Owner, session: str, limit: int
     ) -> builtins.list[builtins.list[dict[str, Any]]]:
@@ -274,17 +238,6 @@ class MemoryBank:
         """One sentence for each thing that is wrong with the bank; reads every K/V file."""
         return self._storage.verify()
 
-    def _embedded(self, drafts: Sequence[Draft]) -> builtins.list[NewMemory]:
-        """All chunks of all drafts embedded in one call."""
-        texts = [parts for draft in drafts for parts in draft.embedded_texts]
-        vectors = chunk_vectors(self._embedder, texts)
-        memories, start = [], 0
-        for draft in drafts:
-            stop = start + len(draft.chunks)
-            memories.append(new_memory(draft, vectors[start:stop]))
-            start = stop
-        return memories
-
     def _put_exchange(self, owner: Owner, draft: Draft) -> StoredMemory:
         memory = self._embedded([draft])[0]
         repeated = self._repeated(owner, draft)
@@ -301,18 +254,6 @@ class MemoryBank:
         latest = self._storage.latest_exchange(owner, draft.session) if said else None
         same = latest is not None and user_said(latest.messages) == said
         return latest.id if latest is not None and same else None
-
-    def _evict(self, owner: Owner, safe: Collection[int]) -> int:
-        """Evict until the owner fits the capacity; returns how many chunks went."""
-        capacity, policy, evicted = self._settings.capacity_tokens, self._settings.eviction, 0
-        if capacity is None:
-            return 0
-        with _left_for_later("Eviction"):
-            if self._storage.tokens(owner) > capacity:
-                pks = victims(self._storage.chunk_ages(owner), capacity, policy, safe)
-                evicted = self._storage.delete_chunks(owner, pks)
-                _log.info("Evicted %d chunks of one owner (capacity %d tokens).", evicted, capacity)
-        return evicted
 
     def _recalled(self, question: Question, top_k: int) -> builtins.list[Hit]:
         found = self._finder.find(question, top_k)
@@ -338,12 +279,3 @@ class MemoryBank:
 
 def _time(hit: Hit) -> tuple[datetime, int, int]:
     return hit.chunk.created_at, hit.chunk.memory_pk, hit.chunk.ordinal
-
-
-@contextmanager
-def _left_for_later(what: str) -> Iterator[None]:
-    """The memory is written: what fails after that must not look as if it were not."""
-    try:
-        yield
-    except StoreError as exc:
-        _log.warning("%s is left for later: %s", what, exc)

@@ -150,7 +150,7 @@ def new_memory(draft: Draft, vectors: Sequence[Vectors | None]) -> NewMemory:
     )
 
 
-def memory_record(stored: StoredMemory) -> Memory:
+def memory_record(stored: StoredMemory, mentions: tuple[str, ...] = ()) -> Memory:
     """A memory as its user sees it."""
     return Memory(
         id=stored.id,
@@ -161,6 +161,8 @@ def memory_record(stored: StoredMemory) -> Memory:
         created_at=stored.created_at,
         metadata=stored.metadata,
         tokens=stored.tokens,
+        superseded_by=stored.superseded_by,
+        mentions=mentions,
     )
 
 

@@ -89,5 +89,10 @@ class OwnerIndexes:
                 self._indexes.popitem(last=False)
             return index
 
+    def forget(self, owner: Owner) -> None:
+        """Drop the owner's index."""
+        with self._lock:
+            self._indexes.pop(owner, None)
+
     def __len__(self) -> int:
         return len(self._indexes)

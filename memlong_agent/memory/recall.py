@@ -97,6 +97,10 @@ class Finder:
         good = [pk for pk in order if cosines[pk] >= floor * (_CERTAIN if pk in certain else 1)]
         return _found(good[:top_k], seen, cosines, words)
 
+    def forget(self, owner: Owner) -> None:
+        """Drop what is kept of an owner who is erased."""
+        self._indexes.forget(owner)
+
     def _floor(self, cosines: Mapping[int, float]) -> float:
         """The cosine below which a chunk is dropped: absolute, and relative to the best.
 

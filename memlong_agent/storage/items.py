@@ -22,6 +22,7 @@ from memlong_agent.storage import reads, seal
 from memlong_agent.storage.base import Matrix, Owner
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.dialects import upsert
+from memlong_agent.storage.matching import strings
 from memlong_agent.storage.models import items, memories, owners
 
 Namespace = tuple[str, ...]
@@ -152,6 +153,15 @@ class ItemStore:
         with self._db.scope() as conn:
             return [_stored(seal.of(conn), row) for row in conn.execute(query.limit(limit))]
 
+    def expire(self) -> None:
+        """Delete all items whose time is over; the memories they are bound to end by themselves."""
+        over = (items.c.expires_at <= self._clock()) & items.c.expires_at.is_not(None)
+        with self._db.scope() as conn:
+            if conn.scalar(select(items.c.pk).where(over).limit(1)) is None:
+                return
+        with self._db.scope(write=True) as conn:
+            conn.execute(delete(items).where(over))
+
     def namespaces(self, tenant: str) -> Sequence[Namespace]:
         """All namespaces that hold an item, sorted."""
         query = select(items.c.namespace).where(items.c.tenant == tenant, _alive(self._clock()))
@@ -163,6 +173,22 @@ def delete_bound(conn: Connection, memory_pks: Sequence[int]) -> None:
     """Delete the items that are bound to memories; these are about to be forgotten."""
     for batch in reads.batches(memory_pks):
         conn.execute(delete(items).where(items.c.memory_pk.in_(batch)))
+
+
+def owned_items(conn: Connection, owner_pk: int) -> list[tuple[int, int | None, list[str]]]:
+    """Key, memory and all texts of the items of an owner."""
+    rows = conn.execute(_query().where(items.c.owner_id == owner_pk)).all()
+    found = []
+    for row in rows:
+        item = _stored(seal.of(conn), row)
+        texts = [*item.namespace, item.key, *strings(item.value)]
+        found.append((item.pk, row.memory_pk, texts))
+    return found
+
+
+def delete_items(conn: Connection, pks: Sequence[int]) -> None:
+    for batch in reads.batches(pks):
+        conn.execute(delete(items).where(items.c.pk.in_(batch)))
 
 
 def delete_owned(conn: Connection, owner_pk: int) -> None:

@@ -39,6 +39,7 @@ from memlong_agent.storage.models import (
     vectors,
 )
 
+ERASED = "erased"  # kind of the row that stands for all who were erased
 _BATCH = 500  # keys per statement, well below SQLite's oldest limit of 999 variables
 # A condition on a memory's row: recall may use it at :now, in the turn :turn.
 _MAY_BE_RECALLED = and_(
@@ -233,6 +234,7 @@ def stats(conn: Connection, owner: Owner | None) -> dict[Owner, OwnerStats]:
         .scalar_subquery()
     )
     query = select(owners, count.label("memories"), size.label("nbytes")).order_by(owners.c.pk)
+    query = query.where(owners.c.kind != ERASED)
     if owner is not None:
         query = query.where(
             owners.c.tenant == owner.tenant,

@@ -13,12 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import delete, update
+from sqlalchemy import update
 
 from memlong_agent.errors import MemLongError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
-from memlong_agent.storage import migrations, reads, rows, sealing, upkeep, writes
+from memlong_agent.storage import migrations, reads, rows, sealing, superseding, upkeep, writes
 from memlong_agent.storage.base import (
     NewMemory,
     Owner,
@@ -30,18 +30,17 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
+from memlong_agent.storage.forgetting import Forgetter, mentions, note_forgotten
 from memlong_agent.storage.guard import Guard
-from memlong_agent.storage.items import ItemStore, delete_bound, delete_owned
+from memlong_agent.storage.items import ItemStore
 from memlong_agent.storage.keys import Key
 from memlong_agent.storage.models import memories as memory_table
-from memlong_agent.storage.models import recalls, sessions
 from memlong_agent.storage.ram_lexical import RamLexical
-from memlong_agent.storage.reading import Reader
 
 _log = logging.getLogger("memlong_agent.storage")
 
 
-class Storage(Reader):
+class Storage(Forgetter):
     """One memory bank. :class:`StorageBase` says what is promised and what is not.
 
     Every call may raise StoreLockedError (busy past the timeout), StoreError (the disk), and
@@ -76,6 +75,7 @@ class Storage(Reader):
                 due = upkeep.sweep_is_due(conn, clock(), grace_s)
             if due:
                 self.sweep()
+            self._end_what_is_over()
         except BaseException:
             self.close()
             raise
@@ -162,35 +162,42 @@ class Storage(Reader):
         self._drop_replaced(unused)
         return stored
 
-    def delete(self, owner: Owner, ids: Sequence[str]) -> int:
-        """Forget memories, and items bound to them; returns how many memories.
+    def update(
+        self, owner: Owner, memory_id: str, memory: NewMemory, *, purge: bool = True
+    ) -> tuple[StoredMemory, tuple[str, ...]]:
+        """Give a memory another text, time and meaning under its id; returns it with its mentions.
 
-        MemoryNotFoundError for any unknown id: none goes.
+        Of `memory` the role, text, messages, metadata, time and chunks are used; session, source,
+        message id and end stay. MemoryNotFoundError if the owner has none with this id.
         """
-        with self._db.scope(write=True) as conn:
+        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
-            pks = [reads.memory_pk(conn, owner_pk, each) for each in dict.fromkeys(ids)]
-            delete_bound(conn, pks)
-            unused = writes.remove_memories(conn, self._lexical, owner_pk, pks)
-        self._drop_forgotten(unused)
-        return len(pks)
+            pk = reads.memory_pk(conn, owner_pk, memory_id)
+            told = mentions(conn, owner_pk, [pk])
+            unused = writes.amend(conn, self._lexical, owner_pk, pk, item)
+            note_forgotten(conn, owner_pk)
+            stored = reads.stored_memories(conn, [pk])[0]
+        self._forgotten(0, told, unused, purge)
+        return stored, told
 
-    def clear(self, owner: Owner, session: str | None = None) -> int:
-        """Forget all of an owner, items too, or all of one session; returns how many memories."""
-        with self._db.scope(write=True) as conn:
+    def supersede(
+        self, owner: Owner, old_id: str, memory: NewMemory
+    ) -> tuple[StoredMemory, tuple[str, ...]]:
+        """Write a memory that hides an old one from recall; returns it with the old one's mentions.
+
+        Deleting it by its id undoes this. MemoryNotFoundError if the owner has none with the id,
+        ConfigError if the old one is superseded already.
+        """
+        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
-            pks = reads.memory_pks(conn, owner_pk, session=session)
-            delete_bound(conn, pks)
-            unused = writes.remove_memories(conn, self._lexical, owner_pk, pks)
-            rows = delete(sessions).where(sessions.c.owner_id == owner_pk)
-            if session is None:
-                delete_owned(conn, owner_pk)
-                conn.execute(delete(recalls).where(recalls.c.owner_id == owner_pk))
-            else:
-                rows = rows.where(sessions.c.external_id == session)
-            conn.execute(rows)
-        self._drop_forgotten(unused)
-        return len(pks)
+            old = reads.memory_pk(conn, owner_pk, old_id)
+            told = mentions(conn, owner_pk, [old])
+            new = writes.put(conn, self._lexical, owner_pk, item, self._clock())
+            superseding.hide(conn, old, new.pk)
+            note_forgotten(conn, owner_pk)
+            stored = reads.stored_memories(conn, [new.pk])[0]
+        self._drop_replaced(new.unused)
+        return stored, told
 
     def delete_chunks(self, owner: Owner, pks: Sequence[int]) -> int:
         """Evict chunks with their text, and memories that have none left; returns how many chunks.
@@ -239,17 +246,6 @@ class Storage(Reader):
         """Remove what crashes left behind, once it is older than the grace period."""
         return upkeep.sweep(self._db, self._blobs, self._lexical, self._clock(), self._grace_s)
 
-    def purge(self) -> None:
-        """Leave no byte of forgotten memories in the bank's files.
-
-        Rows are overwritten when they are deleted, but the word index and the write-ahead log keep
-        old pages until they are merged. That is done here, in time that grows with the bank.
-        StoreLockedError if others keep reading the old pages past the timeout.
-        """
-        with self._db.scope(write=True) as conn:
-            self._lexical.optimize(conn)
-        self._db.purge()
-
     @contextmanager
     def _published(self, memories: Sequence[NewMemory]) -> Iterator[list[writes.Prepared]]:
         """Files of all chunks durable for the length of the block; gone again if it raises."""
@@ -282,12 +278,3 @@ class Storage(Reader):
             self._blobs.remove(blob_ids)
         except StoreError as exc:  # the write itself is done
             _log.warning("Replaced K/V files are left to the next sweep: %s", exc)
-
-    def _drop_forgotten(self, blob_ids: Sequence[str]) -> None:
-        try:
-            self._blobs.remove(blob_ids)
-        except StoreError as exc:
-            raise StoreError(
-                f"The memories are forgotten, but some of their K/V files are still there: {exc} "
-                "Then sweep the bank."
-            ) from exc

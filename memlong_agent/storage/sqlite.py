@@ -10,13 +10,24 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, create_engine, event
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    NullPool,
+    Pool,
+    QueuePool,
+    StaticPool,
+    create_engine,
+    event,
+)
 
 from memlong_agent.errors import StoreError
-from memlong_agent.storage import faults
+from memlong_agent.storage import faults, scrub
 from memlong_agent.storage.database import Contents, Database
 from memlong_agent.storage.lexical import Fts5Lexical, LexicalTable
 
@@ -48,6 +59,7 @@ class SqliteDatabase(Database):
     def __init__(self, folder: Path | None, timeout_s: float) -> None:
         place = ":memory:" if folder is None else str(folder)
         super().__init__(_engine(folder, timeout_s), folder, place, timeout_s)
+        self._scrub_key = None if folder is None else scrub.enter(folder)
         self._unsure = False
         _log_wal_reset_bug()
 
@@ -78,8 +90,20 @@ class SqliteDatabase(Database):
         return self.scope()
 
     def purge(self) -> None:
-        """Rows are overwritten when they are deleted; old pages stay in the write-ahead log."""
-        self.checkpoint(truncate=True)
+        """Empty the write-ahead log, and zero what is unused in the pages; see scrub.py."""
+        if self.folder is None:
+            return
+        deadline = time.monotonic() + self.timeout_s
+        with self.exclusive() as got:
+            while not (got and self._scrubbed()):
+                if not got or time.monotonic() >= deadline:
+                    raise faults.locked(self.place, self.timeout_s)
+
+    def close(self) -> None:
+        super().close()
+        if self._scrub_key is not None:
+            scrub.leave(self._scrub_key)
+            self._scrub_key = None
 
     def problems(self, conn: Connection) -> list[str]:
         said = [str(line) for (line,) in conn.exec_driver_sql("PRAGMA quick_check")]
@@ -100,15 +124,43 @@ class SqliteDatabase(Database):
                 if truncate:
                     raise faults.locked(self.place, self.timeout_s)
                 return
-            mode = "TRUNCATE" if truncate else "PASSIVE"
-            with self._translated(), self._turn:
-                raw = self._engine.raw_connection()
-                try:
-                    busy = raw.cursor().execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0]
-                finally:
-                    raw.close()
-            if truncate and busy:
+            if self._moved("TRUNCATE" if truncate else "PASSIVE") and truncate:
                 raise faults.locked(self.place, self.timeout_s)
+
+    def _moved(self, mode: str) -> bool:
+        """Checkpoint, under the lock; whether others were in the way."""
+        with self._translated(), self._turn:
+            raw = self._engine.raw_connection()
+            try:
+                return bool(raw.cursor().execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0])
+            finally:
+                raw.close()
+
+    def _scrubbed(self) -> bool:
+        """One try; False if somebody wrote between the checkpoint and the write lock."""
+        if self._moved("TRUNCATE"):
+            raise faults.locked(self.place, self.timeout_s)
+        assert self.folder is not None and self._scrub_key is not None
+        # A connection of its own, without pages in its cache; and every other one drops its cached
+        # pages, with their old bytes, when it sees the commit.
+        alone = _engine(self.folder, self.timeout_s, NullPool)
+        with self._translated(), alone.connect() as conn:
+            conn.exec_driver_sql("BEGIN IMMEDIATE")
+            if self._wal_bytes():
+                return False
+            try:
+                whole = scrub.zero_gaps(scrub.descriptor(self._scrub_key, self.folder / FILE))
+            except OSError as exc:
+                raise faults.from_os(exc, self.place) from exc
+            times = conn.exec_driver_sql("PRAGMA user_version").scalar_one()
+            conn.exec_driver_sql(f"PRAGMA user_version = {(times + 1) % (1 << 31)}")
+            conn.commit()
+        if not whole:
+            raise StoreError(
+                f"{FILE} in {self.place} is too large for bytes of what was forgotten to be found "
+                f"in it. Close the bank everywhere, then run: sqlite3 {FILE} VACUUM"
+            )
+        return True
 
     def _failed(self, exc: StoreError) -> None:
         if faults.is_read_only(exc):
@@ -183,7 +235,7 @@ def _log_wal_reset_bug() -> None:
         )
 
 
-def _engine(folder: Path | None, timeout_s: float) -> Engine:
+def _engine(folder: Path | None, timeout_s: float, pool: type[Pool] = QueuePool) -> Engine:
     if folder is None:
         engine = create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
@@ -191,8 +243,8 @@ def _engine(folder: Path | None, timeout_s: float) -> Engine:
     else:
         engine = create_engine(
             URL.create("sqlite", database=str(folder / FILE)),
-            poolclass=QueuePool,
-            pool_timeout=timeout_s,
+            poolclass=pool,
+            **({"pool_timeout": timeout_s} if pool is QueuePool else {}),
             connect_args={"timeout": timeout_s},
         )
     event.listen(engine, "connect", _on_connect)

@@ -19,7 +19,7 @@ import numpy as np
 from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
 
 from memlong_agent.errors import ConfigError
-from memlong_agent.storage import reads, rows, seal
+from memlong_agent.storage import reads, rows, seal, superseding
 from memlong_agent.storage.base import NewChunk, NewMemory, Owner, RecallMark
 from memlong_agent.storage.dialects import ifnull, upsert
 from memlong_agent.storage.kvfile import BlobRef
@@ -37,6 +37,7 @@ from memlong_agent.storage.models import (
 )
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_AMENDED = ("role", "text", "messages", "metadata", "text_digest", "created_at", "turn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,18 @@ def rewrite(
     return unused
 
 
+def amend(conn: Connection, lexical: Lexical, owner: int, pk: int, item: Prepared) -> list[str]:
+    """As :func:`rewrite`, but what a memory is known by stays; no turn has written it."""
+    old = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk == pk)))
+    unused = remove_chunks(conn, lexical, owner, old)
+    values = {**_values(item, None, item.created_at), "turn": None}
+    kept = {name: values[name] for name in _AMENDED}
+    kept = rows.memory_values(seal.of(conn), _memory_id(conn, pk), kept)
+    conn.execute(update(memories).where(memories.c.pk == pk).values(kept))
+    insert_chunks(conn, lexical, owner, pk, item)
+    return unused
+
+
 def remove_memories(
     conn: Connection, lexical: Lexical, owner: int, pks: Sequence[int]
 ) -> list[str]:
@@ -182,7 +195,9 @@ def trim(conn: Connection, pks: Sequence[int]) -> None:
     """
     empty = ~exists().where(chunks.c.memory_pk == memories.c.pk)
     for batch in reads.batches(pks):
-        conn.execute(delete(memories).where(memories.c.pk.in_(batch), empty))
+        gone = list(conn.scalars(select(memories.c.pk).where(memories.c.pk.in_(batch), empty)))
+        superseding.release(conn, gone, undo=False)
+        conn.execute(delete(memories).where(memories.c.pk.in_(gone)))
         for pk, (memory_id, text) in reads.held_texts(conn, batch).items():
             values = rows.memory_values(seal.of(conn), memory_id, {"text": text, "messages": None})
             conn.execute(update(memories).where(memories.c.pk == pk).values(values))

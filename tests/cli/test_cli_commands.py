@@ -97,7 +97,7 @@ def test_forget_by_id(memlong: Run, noted: str) -> None:
     ok(memlong("add", "-", stdin="The meeting is at nine."))
     assert ok(memlong("forget", noted)) == "Forgot 1 memory.\n"
     [other] = listed(memlong)
-    assert objects(memlong("forget", other["id"], "--json")) == [{"forgotten": 1}]
+    assert objects(memlong("forget", other["id"], "--json")) == [{"forgotten": 1, "mentions": []}]
     assert listed(memlong) == []
 
 
@@ -107,7 +107,7 @@ def test_forget_all_asks_first(memlong: Run, noted: str) -> None:
     assert "Nothing was forgotten." in declined.stderr
     assert len(listed(memlong)) == 1
     agreed = memlong("forget", "--all", "--json", stdin="y\n")
-    assert (agreed.exit_code, json.loads(agreed.stdout)) == (0, {"forgotten": 1})
+    assert (agreed.exit_code, json.loads(agreed.stdout)) == (0, {"forgotten": 1, "mentions": []})
 
 
 def test_forget_all_of_a_session_leaves_the_others(memlong: Run, noted: str) -> None:
@@ -187,7 +187,7 @@ def test_chat_as_json_is_one_object_a_turn(memlong: Run, noted: str) -> None:
     assert recalls == {"recalled": reply["recalled"]}
     assert 0 < recalls["recalled"][0]["attention_mass"] < 1
     assert {memory["id"] for memory in memories["memories"]} == {noted, *reply["memory_ids"]}
-    assert forgotten == {"forgotten": 1}
+    assert forgotten == {"forgotten": 1, "mentions": reply["memory_ids"]}
 
 
 def test_chat_shows_recalls_and_forgets(memlong: Run, noted: str) -> None:
@@ -195,8 +195,9 @@ def test_chat_shows_recalls_and_forgets(memlong: Run, noted: str) -> None:
     shown = ok(chatted(memlong, *lines))
     assert shown.startswith("The last reply recalled nothing.\n")
     assert noted in shown
-    assert shown.endswith("Forgot 1 memory.\n")
-    assert len(listed(memlong)) == 1  # the turn about the key; nothing was said after /quit
+    (turn,) = listed(memlong)  # about the key; nothing was said after /quit
+    assert "Forgot 1 memory.\nRecalled in 1 exchange that may repeat it" in shown
+    assert shown.endswith(f"  /forget {turn['id']}\n")
 
 
 def test_chat_without_memory_or_writing(memlong: Run, noted: str) -> None:

@@ -52,10 +52,10 @@ def test_add_get_update_delete_clear(open_memlong: Open) -> None:
     assert [recall.text for recall in memories.search("dog called", top_k=1)] == [
         "My dog is called Bello."
     ]
-    assert memories.delete(said.id) == 1
+    assert memories.delete(said.id).memories == 1
     assert [memory.id for memory in memories.list()] == [turn.id]
     assert not any("Bello" in recall.text for recall in memories.search("dog called Bello"))
-    assert memories.clear() == 1 and memories.list() == []
+    assert memories.clear().memories == 1 and memories.list() == []
 
 
 def test_a_document_without_a_source_stays_one_when_it_changes(open_memlong: Open) -> None:

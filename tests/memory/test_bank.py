@@ -254,7 +254,7 @@ def test_deleted_is_gone_from_rows_files_vectors_words_and_recall(tmp_path: Path
         assert len(bank.recall(ALICE, "quagga", top_k=2)) == 2  # the index is built
         before = files(tmp_path)
         lost = {hit.chunk.pk for hit in bank.recall(ALICE, "quagga", top_k=2)}
-        assert bank.delete(ALICE, [gone.id]) == 1
+        assert bank.delete(ALICE, [gone.id]).memories == 1
         after = files(tmp_path)
         found = texts(bank.recall(ALICE, "quagga one two", top_k=20))
         assert found
@@ -282,15 +282,15 @@ def test_delete_takes_all_ids_or_none(bank: MemoryBank) -> None:
     with pytest.raises(MemoryNotFoundError):
         bank.delete(ALICE, [mine.id, theirs.id])
     assert len(bank.list(ALICE)) == 2
-    assert bank.delete(ALICE, [mine.id, too.id]) == 2
+    assert bank.delete(ALICE, [mine.id, too.id]).memories == 2
 
 
 def test_clear_forgets_a_session_or_all(bank: MemoryBank) -> None:
     bank.add(ALICE, [draft("zebra s"), draft("zebra t", session="t"), draft("zebra", session=None)])
     bank.add(BOB, [draft("zebra bob")])
-    assert bank.clear(ALICE, "t") == 1
+    assert bank.clear(ALICE, "t").memories == 1
     assert texts(bank.recall(ALICE, "zebra", top_k=8)) == ["zebra s", "zebra"]
-    assert bank.clear(ALICE) == 2
+    assert bank.clear(ALICE).memories == 2
     assert bank.recall(ALICE, "zebra", top_k=8) == []
     assert texts(bank.recall(BOB, "zebra", top_k=8)) == ["zebra bob"]
 

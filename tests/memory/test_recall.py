@@ -272,7 +272,7 @@ def test_a_chunk_forgotten_between_ranking_and_reading_is_left_out(tmp_path: Pat
 
         def absent(chunk: StoredChunk) -> bool:
             if left and chunk.text == "first @1":  # looked up already, not yet read
-                bank.delete(ALICE, [left.pop()])
+                bank.delete(ALICE, [left.pop()], purge=False)  # it is read meanwhile
             return True
 
         assert recalled(bank, absent=absent) == ["second @2"]

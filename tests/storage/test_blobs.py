@@ -122,7 +122,7 @@ def test_publish_is_durable_before_the_row_and_delete_after(
     assert done[done.index("rename") + 1] == "fsync"  # of the folder, before the commit
     done.clear()
     folder_bank.delete(ALICE, [tmp.id])
-    assert done == ["commit", "unlink", "fsync"]
+    assert done[:3] == ["commit", "unlink", "fsync"]  # then the purge
 
 
 def fail_at(real: Callable[..., Any], code: int, call_number: int) -> Callable[..., Any]:
