@@ -59,7 +59,7 @@ def furnished(open_memlong: Open, tmp_path: Path) -> Path:
         alice.add_turn("The spare key is under the teapot.", "Noted: " + "the teapot. " * 20)
         alice.add(DOCUMENT, source="books/tarn.txt", metadata={"shelf": 3})
         alice.add(iter([DOCUMENT[:900]]))
-        alice.add("Gone soon.", expires_at=datetime(2026, 11, 20, 12, 30, tzinfo=UTC))
+        alice.add("Gone soon.", expires_at=datetime(2099, 11, 20, tzinfo=UTC))
         alice.add([{"role": "user", "content": "Ö 🐍?"}, {"role": "assistant", "content": "Ja."}])
         (secret,) = alice.add("The attic door squeaks.", message_id="m-1")
         ml.engine.bank._storage.set_recallable(ALICE, secret.id, False)
