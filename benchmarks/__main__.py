@@ -27,6 +27,7 @@ MEASUREMENTS = {
     "decode": "time per token with 2,048 recalled tokens, against the stock model; and prefill",
     "ingest": "speed of encoding up to the memory layer, against a full forward",
     "retrieval": "time of one turn's recall in a bank of 100,000 memories (--quick: in RAM)",
+    "encryption": "time of one turn's recall from an encrypted bank, against a plain one",
     "startup": "time that `memlong --help` and `import memlong_agent` add to an empty Python",
     "stalls": "longest stall of an event loop while the LangChain and LlamaIndex adapters reply",
     "rss": "growth of resident memory while 5 MB of text are read (not in --quick)",

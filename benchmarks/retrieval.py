@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,11 +32,11 @@ from memlong_agent.memory import Draft, MemoryBank
 from memlong_agent.storage import Owner
 
 BAR = Bar("<=", 20.0)
-_OWNER = Owner("default", "user", "reader")
+OWNER = Owner("default", "user", "reader")
 _HEADER = "[2026-11-20 14:05] User: "
 _BATCH = 1000  # memories of one commit
-_TOP_K = 8
-_WARMUP = 5  # the first question builds the owner's index
+TOP_K = 8
+WARMUP = 5  # the first question builds the owner's index
 
 
 class RandomTexts:
@@ -93,11 +93,11 @@ def retrieval(plan: Plan, questions: Embedder, device: str) -> list[Row]:
             bank,
             embedder=embedder,
             device=device,
-            top_k=_TOP_K,
+            top_k=TOP_K,
             window_tokens=plan.window_tokens,
         ) as ml:
             start = time.perf_counter()
-            _fill(ml.engine, plan)
+            fill(ml.engine, plan)
             build_s = time.perf_counter() - start
             taken_ms, recalled = _turns(ml.engine, plan)
     where = "files" if plan.on_disk else 'bank=":memory:"'
@@ -115,7 +115,7 @@ def retrieval(plan: Plan, questions: Embedder, device: str) -> list[Row]:
     ]
 
 
-def _fill(engine: Engine, plan: Plan) -> None:
+def fill(engine: Engine, plan: Plan) -> None:
     """Write the memories; all have the same K/V, each its own file."""
     spec = engine.model.spec
     shape = (len(spec.layers), spec.kv_heads, plan.chunk_tokens, spec.head_dim)
@@ -131,26 +131,36 @@ def _add(bank: MemoryBank, texts: Sequence[str], kv: KVChunk) -> None:
         Draft(role="user", text=text, chunks=[(ChunkText(_HEADER, text, ids), kv)])
         for text in texts
     ]
-    bank.add(_OWNER, drafts)
+    bank.add(OWNER, drafts)
+
+
+def turns_of(engine: Engine, window_tokens: int) -> Callable[[str], int]:
+    """One turn's recall for a question, with a full window; gives the number of chunks."""
+    text = " ".join(sentences(window_tokens // 32, seed=3))
+    window = engine.tokenize([text[:window_tokens]])[0]
+
+    def recall(question: str) -> int:
+        recalled = engine.recall(
+            OWNER,
+            question,
+            session="now",
+            turn="now",
+            top_k=TOP_K,
+            window_ids=lambda: window,
+        )
+        return len(recalled.hits)
+
+    return recall
 
 
 def _turns(engine: Engine, plan: Plan) -> tuple[list[float], float]:
     """Milliseconds of each turn, and the mean number of chunks recalled."""
-    asked = sentences(_WARMUP + plan.turns, seed=2)
-    text = " ".join(sentences(plan.window_tokens // 32, seed=3))
-    window = engine.tokenize([text[: plan.window_tokens]])[0]
+    asked = sentences(WARMUP + plan.turns, seed=2)
+    recall = turns_of(engine, plan.window_tokens)
     found: list[int] = []
 
     def turn(question: str) -> None:
-        recalled = engine.recall(
-            _OWNER,
-            question,
-            session="now",
-            turn="now",
-            top_k=_TOP_K,
-            window_ids=lambda: window,
-        )
-        found.append(len(recalled.hits))
+        found.append(recall(question))
 
     taken_ms = [1e3 * timed(lambda q=question: turn(q)) for question in asked]  # type: ignore[misc]
-    return taken_ms[_WARMUP:], statistics.fmean(found[_WARMUP:])
+    return taken_ms[WARMUP:], statistics.fmean(found[WARMUP:])

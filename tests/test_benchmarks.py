@@ -54,7 +54,15 @@ def test_an_unknown_measurement_is_a_mistake(capsys: pytest.CaptureFixture[str])
 
 
 def test_each_measurement_is_a_file_and_each_file_is_described() -> None:
-    assert tuple(MEASUREMENTS) == ("decode", "ingest", "retrieval", "startup", "stalls", "rss")
+    assert tuple(MEASUREMENTS) == (
+        "decode",
+        "ingest",
+        "retrieval",
+        "encryption",
+        "startup",
+        "stalls",
+        "rss",
+    )
     files = (ROOT / "benchmarks").glob("*.py")
     measuring = {each.stem for each in files if "\ndef measure(" in each.read_text()}
     assert measuring == set(MEASUREMENTS)

@@ -11,9 +11,9 @@ from memlong_agent.cli.command import main
 from memlong_agent.cli.forgetting import forget
 from memlong_agent.cli.reading import add, list_, search
 from memlong_agent.cli.training import train
-from memlong_agent.cli.upkeep import rebuild, upgrade
+from memlong_agent.cli.upkeep import encrypt, rebuild, upgrade
 
 __all__ = ["main"]
 
-for _command in (chat, add, search, list_, forget, stats, doctor, upgrade, rebuild, train):
+for _command in (chat, add, search, list_, forget, stats, doctor, upgrade, rebuild, encrypt, train):
     main.add_command(_command)

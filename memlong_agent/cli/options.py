@@ -1,7 +1,8 @@
 """The options that commands share, and what they open.
 
-In: `--bank --database --model --embedder --device --timeout --json`, and `--user --session` where
-memories are one user's. Out: one frozen :class:`Target`, the first argument of the command.
+In: `--bank --database --model --embedder --device --timeout --key-file --json`, and `--user
+--session` where memories are one user's. Out: one frozen :class:`Target`, the first argument of
+the command.
 """
 
 from __future__ import annotations
@@ -33,9 +34,15 @@ class Target:
     model: str | None = None
     embedder: str = "auto"
     device: str | None = None
+    key_file: str | None = None
     user: str = "me"
     session: str | None = None  # None: not named by the user
     """Where `add` and `chat` write (default: "default"); the others take all when it is None."""
+
+    @property
+    def key(self) -> Path | None:
+        """The file of the key; None: what the environment says."""
+        return None if self.key_file is None else Path(self.key_file)
 
     def open(self) -> MemLong:
         """Model and bank, as the options say."""
@@ -51,6 +58,7 @@ class Target:
             embedder=self.embedder,
             device=self.device,
             timeout_s=self.timeout_s,
+            key=self.key,
         )
 
     def memories(self, opened: MemLong) -> Memories:
@@ -75,6 +83,9 @@ _SHARED = {
     "timeout": click.option("--timeout", "timeout_s", metavar="SECONDS", default=30.0,
                             type=click.FloatRange(min=0), show_default=True,
                             help="How long to wait for a busy bank."),
+    "key_file": click.option("--key-file", metavar="PATH",
+                             help="Key of an encrypted bank, and of a new one that is to be; "
+                             "default: MEMLONG_KEY, or the file MEMLONG_KEY_FILE names."),
     "json": click.option("--json", is_flag=True,
                          help="JSON on standard output, and nothing else."),
 }  # fmt: skip

@@ -1,6 +1,8 @@
-"""`memlong upgrade` and `rebuild`: a bank of an older version, or of another model, made usable."""
+"""`memlong upgrade`, `rebuild`, `encrypt`: a bank's schema, its model, its key."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
@@ -9,7 +11,7 @@ from memlong_agent.cli.output import counted, emit, plain, progress
 
 
 @click.command(epilog="\b\nExample:\n  memlong upgrade --bank ./memory")
-@common(without=("model", "embedder", "device"))
+@common(without=("model", "embedder", "device", "key_file"))
 def upgrade(target: Target) -> None:
     """Bring a bank of an older version up to date.
 
@@ -50,11 +52,13 @@ def rebuild(target: Target, vectors: bool, chunk_tokens: int | None) -> None:
         done = MemLong.rebuild(
             target.model,
             target.bank,
+            database=target.database,
             vectors=vectors,
             embedder=target.embedder,
             chunk_tokens=chunk_tokens,
             device=target.device,
             timeout_s=target.timeout_s,
+            key=target.key,
             on_progress=lambda now, total: show(now / max(1, total)),
         )
     if target.json:
@@ -65,3 +69,31 @@ def rebuild(target: Target, vectors: bool, chunk_tokens: int | None) -> None:
     click.echo(f"Rebuilt {plain(target.bank)}: {counts}{more}.")
     for change in done.changes:
         click.echo(f"  {plain(change)}".replace(" here,", " now,").replace("in the bank", "before"))
+
+
+@click.command(epilog="\b\nExample:\n  memlong encrypt --bank ./memory --key-file memory.key")
+@common(without=("model", "embedder", "device"))
+@click.option("--new-key-file", metavar="PATH", help="Give an encrypted bank this key instead.")
+def encrypt(target: Target, new_key_file: str | None) -> None:
+    """Encrypt a plain bank, or change the key of an encrypted one.
+
+    Texts, vectors, keys and values are sealed, and what was plain is removed from the folder.
+    Copies of the bank made elsewhere stay as they are. A lost key cannot be replaced: without it
+    the bank is lost.
+    """
+    from memlong_agent.memlong import MemLong
+
+    with progress("Encrypting", None) as show:
+        done = MemLong.encrypt(
+            target.bank,
+            target.key,
+            new_key=None if new_key_file is None else Path(new_key_file),
+            database=target.database,
+            timeout_s=target.timeout_s,
+            on_progress=lambda chunks, _: show(chunks),
+        )
+    said = "has a new key" if new_key_file else "is encrypted" if done else "was encrypted already"
+    if target.json:
+        emit({"bank": target.bank, "changed": done})
+    else:
+        click.echo(f"The bank at {plain(target.bank)} {said}.")

@@ -18,6 +18,8 @@ from memlong_agent.model import MemoryModel, load_model
 from memlong_agent.model.identity import encoding_identity
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
+Secret = str | bytes | Path | None
+"""A user's key: hexadecimal digits or a passphrase, 32 bytes, or the file that holds it."""
 TEXT_FORMAT = f"{PREAMBLE.strip()} v{CHUNKING_VERSION}"
 
 

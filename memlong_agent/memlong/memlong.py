@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from memlong_agent.memlong.calls import Wanted, respond
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.doctor import Diagnosis, examine
 from memlong_agent.memlong.items import Items
-from memlong_agent.memlong.loading import encoding_model
+from memlong_agent.memlong.loading import Secret, encoding_model
 from memlong_agent.memlong.memories import Clock, Memories
 from memlong_agent.memlong.messages import conversation
 from memlong_agent.memlong.rebuild import rebuild
@@ -33,7 +33,15 @@ from memlong_agent.memory import MemoryBank
 from memlong_agent.model import MemoryModel, Placement
 from memlong_agent.model.load import sliding_window
 from memlong_agent.records import Reply
-from memlong_agent.storage import Owner, OwnerStats, upgrade
+from memlong_agent.storage import (
+    Owner,
+    OwnerStats,
+    change_key,
+    encrypt,
+    key_from,
+    needed_key,
+    upgrade,
+)
 
 _WINDOW = 4096
 _SESSIONS_KEPT = 256
@@ -57,6 +65,9 @@ class MemLong:
         device, dtype: Default to CUDA when present, and to the checkpoint's dtype.
         tenant: Owners of different tenants never meet.
         index: `"auto"`, `"faiss"` or `"torch"`.
+        key: Of an encrypted bank; a new bank opened with one is encrypted. 64 hexadecimal digits
+            or 32 bytes, or a passphrase; a `Path` is a file that holds it. Default: MEMLONG_KEY, or
+            the file MEMLONG_KEY_FILE names. Needs the extra [encrypt].
         clock: Source of "now"; aware datetimes.
         model_kwargs: For transformers: `device_map`, `quantization_config`, `revision`, ...
         settings: Fields of `Settings`: chunk_tokens, top_k, window_tokens, scope, ...
@@ -66,6 +77,8 @@ class MemLong:
         UnsupportedModelError: the model cannot be loaded or given a memory.
         IncompatibleMemoryError: the bank was written by another model or embedder.
         StoreError: the folder cannot be used.
+        StoreKeyError: the bank is encrypted and this is not its key, or it is plain and there is a
+            key.
     """
 
     def __init__(
@@ -80,6 +93,7 @@ class MemLong:
         tenant: str = "default",
         index: str = "auto",
         timeout_s: float = 30.0,
+        key: Secret = None,
         clock: Clock = _now,
         model_kwargs: dict[str, Any] | None = None,
         **settings: Any,
@@ -89,7 +103,7 @@ class MemLong:
                 'MemLong needs a bank. Pass bank="./memory", or bank=":memory:" to keep nothing '
                 "on disk."
             )
-        chosen = Settings(**settings)
+        chosen, user_key = Settings(**settings), key_from(key)
         loaded, tokenizer, policy, encoding = encoding_model(model, device, dtype, model_kwargs)
         placement = _placement(loaded, chosen, chosen.position or policy)
         opened = MemoryBank.open(
@@ -102,6 +116,7 @@ class MemLong:
             index_backend=index,  # type: ignore[arg-type]  # checked by the index room
             timeout_s=timeout_s,
             clock=clock,
+            key=user_key,
         )
         self.engine = Engine(loaded, tokenizer, opened, chosen, placement)
         self._tenant, self._clock = tenant, clock
@@ -241,6 +256,28 @@ class MemLong:
 
     rebuild = staticmethod(rebuild)
     upgrade = staticmethod(upgrade)
+
+    @staticmethod
+    def encrypt(
+        bank: str | Path,
+        key: Secret = None,
+        *,
+        new_key: Secret = None,
+        database: str | None = None,
+        timeout_s: float = 30.0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> bool:
+        """Encrypt a plain bank with `key`, or give an encrypted one a `new_key`.
+
+        Keys are as for :class:`MemLong`. False if there was nothing to do. `on_progress` gets the
+        chunks done and all chunks. Others must not use the bank meanwhile.
+        Raises StoreKeyError when `key` is not the key of the bank, ConfigError when there is none.
+        """
+        options: Any = {"database": database, "timeout_s": timeout_s}
+        if new_key is not None:
+            change_key(bank, needed_key(key), needed_key(new_key), **options)
+            return True
+        return encrypt(bank, needed_key(key), on_progress=on_progress, **options)
 
     def close(self) -> None:
         """Let go of the bank. Calls after this raise StoreError."""

@@ -20,11 +20,11 @@ from memlong_agent.engine import Encoder
 from memlong_agent.errors import ConfigError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVChunk, KVSpec
-from memlong_agent.memlong.loading import encoding_model
+from memlong_agent.memlong.loading import Secret, encoding_model
 from memlong_agent.memlong.recut import recut, same_cut
 from memlong_agent.memory import chunk_vectors, embedded_parts
 from memlong_agent.records import Rebuilt
-from memlong_agent.storage import NewChunk, Old, Rebuilding
+from memlong_agent.storage import NewChunk, Old, Rebuilding, key_from
 
 Progress = Callable[[int, int], None]
 """Called after each batch with the memories that are done and all memories."""
@@ -35,12 +35,14 @@ def rebuild(
     model: str | Path | None = None,
     bank: str | Path | None = None,
     *,
+    database: str | None = None,
     vectors: bool = False,
     embedder: str | Embedder = "auto",
     chunk_tokens: int | None = None,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     timeout_s: float = 30.0,
+    key: Secret = None,
     model_kwargs: dict[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> Rebuilt:
@@ -62,7 +64,9 @@ def rebuild(
     folder = Path(bank).expanduser()
     if not (folder / "kv").is_dir():
         raise StoreError(f"There is no bank at {folder}. Give the folder of a bank (--bank DIR).")
-    with Rebuilding.open(folder, timeout_s=timeout_s) as opened:
+    with Rebuilding.open(
+        folder, database=database, timeout_s=timeout_s, key=key_from(key)
+    ) as opened:
         run = Rebuild(opened, on_progress)
         if vectors:
             return run.embed(resolve_embedder(embedder, opened.retrieval_identity()))

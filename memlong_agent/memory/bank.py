@@ -35,6 +35,7 @@ from memlong_agent.memory.forgetting import ForgettingBank, left_for_later
 from memlong_agent.memory.recall import Question, widened
 from memlong_agent.records import Memory, Recall
 from memlong_agent.storage import (
+    Key,
     Owner,
     OwnerStats,
     RecallMark,
@@ -67,25 +68,24 @@ class MemoryBank(ForgettingBank):
         index_backend: Backend = "auto",
         timeout_s: float = 30.0,
         clock: Callable[[], datetime] = utc_now,
+        key: Key | None = None,
     ) -> Self:
         """Open the bank in a folder, or make one there; `":memory:"` keeps nothing on disk.
 
         Args:
-            encoding: What the K/V of the model depend on.
-            spec: Shape and dtype of the K/V.
+            encoding, spec: What the K/V of the model depend on; their shape and dtype.
             embedder: A name, an embedder, `"auto"` or `"lexical"` (words only, no vectors).
             settings: `capacity_tokens` and `eviction` are used.
             database: URL of a PostgreSQL database for the rows; the folder then holds K/V.
             index_backend: `"faiss"`, `"torch"`, or `"auto"` for the first that is installed.
-            timeout_s: How long to wait for other writers.
-            clock: Source of "now", aware.
+            timeout_s, clock, key: How long to wait for others; "now", aware; see Storage.open.
 
         Raises:
             IncompatibleMemoryError: another model or embedder wrote the bank; named.
             ConfigError: the embedder is unknown or not installed.
             StoreError, StoreVersionError: not a bank that this package can use.
         """
-        storage = Storage.open(path, database=database, timeout_s=timeout_s, clock=clock)
+        storage = Storage.open(path, database=database, timeout_s=timeout_s, clock=clock, key=key)
         try:
             storage.claim(encoding, spec)
             chosen = resolve_embedder(embedder, storage.retrieval_identity())

@@ -17,8 +17,9 @@ from memlong_agent.storage.base import (
     StoredMemory,
     Swept,
 )
+from memlong_agent.storage.conversion import change_key, encrypt
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
-from memlong_agent.storage.keys import Key, key_from
+from memlong_agent.storage.keys import Key, key_from, needed_key
 from memlong_agent.storage.rebuilding import Old, Rebuilding
 from memlong_agent.storage.sql import Storage
 from memlong_agent.storage.upgrade import Upgraded, upgrade
@@ -45,6 +46,9 @@ __all__ = [
     "StoredMemory",
     "Swept",
     "Upgraded",
+    "change_key",
+    "encrypt",
     "key_from",
+    "needed_key",
     "upgrade",
 ]

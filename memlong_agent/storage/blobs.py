@@ -72,7 +72,7 @@ class FileBlobs:
     """`<bank>/kv/<aa>/<blob id>.safetensors`, files 0600, folders 0700."""
 
     def __init__(self, bank: Path) -> None:
-        self._bank = bank
+        self.folder = bank
         self._kv = bank / "kv"
         self.cipher: Cipher = PLAIN
         self._pin = torch.cuda.is_available()
@@ -129,6 +129,7 @@ class FileBlobs:
             for path in strays:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
+            self._sync_folders(path.name for path in strays)
 
     def close(self) -> None:
         with self._pool_lock:
@@ -206,7 +207,7 @@ class FileBlobs:
         try:
             yield
         except OSError as exc:
-            raise faults.from_os(exc, str(self._bank)) from exc
+            raise faults.from_os(exc, str(self.folder)) from exc
 
 
 class MemoryBlobs:

@@ -151,6 +151,10 @@ class Database(ABC):
         """Leave no byte of deleted rows in the files of the database, nor in its log if that is
         the bank's own. StoreLockedError if others keep reading them past the timeout."""
 
+    def compact(self) -> None:
+        """As :meth:`purge`, but every page of the database is written anew."""
+        self.purge()
+
     @abstractmethod
     def problems(self, conn: Connection) -> list[str]:
         """What the database itself finds wrong with its files and references."""

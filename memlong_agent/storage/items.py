@@ -91,7 +91,12 @@ class ItemStore:
         now, place = self._clock(), _place(tenant, new.namespace, new.key)
         plain = {**_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
         with self._db.scope(write=True) as conn:
-            values = _sealed(seal.of(conn), _row(**place), plain)
+            values = {
+                **plain,
+                **sealed_item(
+                    seal.of(conn), **place, value=plain["value"], vectors=plain["vectors"]
+                ),
+            }
             old = _first(conn, tenant, new.namespace, new.key)
             gone = old is None or (old.expires_at is not None and old.expires_at <= now)
             values |= {"created_at": now} if gone else {}
@@ -289,11 +294,13 @@ def _row(tenant: str, namespace: str, key: str) -> str:
     return json.dumps([tenant, namespace, key])
 
 
-def _sealed(cipher: seal.Cipher, row: str, values: dict[str, Any]) -> dict[str, Any]:
-    value = cipher.seal_json(values["value"], "items.value", row)
-    blob = values["vectors"]
-    blob = None if blob is None else cipher.seal(blob, "items.vectors", row)
-    return {**values, "value": value, "vectors": blob}
+def sealed_item(
+    cipher: seal.Cipher, tenant: str, namespace: str, key: str, value: Any, vectors: bytes | None
+) -> dict[str, Any]:
+    """The column values of an item that are sealed."""
+    row = _row(tenant, namespace, key)
+    blob = None if vectors is None else cipher.seal(vectors, "items.vectors", row)
+    return {"value": cipher.seal_json(value, "items.value", row), "vectors": blob}
 
 
 def _stored(cipher: seal.Cipher, row: Row[Any]) -> StoredItem:

@@ -65,6 +65,17 @@ def key_from(given: str | bytes | Path | None, env: Mapping[str, str] = os.envir
     return _parsed(given.encode() if isinstance(given, str) else given, "The key")
 
 
+def needed_key(given: str | bytes | Path | None) -> Key:
+    """As :func:`key_from`; ConfigError too if there is no key."""
+    key = key_from(given)
+    if key is None:
+        raise ConfigError(
+            f"There is no key. Make one (openssl rand -hex {_BYTES} > key; chmod 600 key) and pass "
+            f"--key-file PATH, or set {KEY} or {KEY_FILE} (in Python key=...)."
+        )
+    return key
+
+
 def wrap(key: Key, data_key: bytes, bank_id: str) -> str:
     """The row of a bank: its data key, readable with the user's key only."""
     kdf = {"name": "scrypt", "salt": secrets.token_hex(16), **_SCRYPT} if key.passphrase else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from memlong_agent.storage.seal import PLAIN, Cipher
 
 _PAGE = 4096
 _PLACE = "kv file"
+_BEGINS = b'{"__metadata__"'  # of a plain file, behind its length word
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
@@ -113,6 +115,12 @@ def checksum_of(parts: Iterable[memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def looks_plain(path: Path) -> bool:
+    """Whether a file, or the beginning of one, is not sealed."""
+    with path.open("rb") as file:
+        return file.read(8 + len(_BEGINS))[8:] == _BEGINS
 
 
 def sealed(cipher: Cipher, blob_id: str, parts: Sequence[memoryview]) -> Sequence[memoryview]:

@@ -69,8 +69,8 @@ class RamLexical:
         with self._following(conn) as words:
             self._fts.optimize(words)
 
-    def close(self) -> None:
-        self._engine.dispose()
+    def drop(self, conn: Connection) -> None:
+        """Nothing: it is not in the database."""
 
     def _begin_anew(self) -> None:
         self._pid, self._lock, self._seq = os.getpid(), threading.Lock(), 0

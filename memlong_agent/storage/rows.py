@@ -56,11 +56,18 @@ def memory_values(cipher: Cipher, memory_id: str, values: dict[str, Any]) -> dic
 def chunk_values(cipher: Cipher, place: str, new: NewChunk) -> dict[str, Any]:
     """Column values of a chunk's own text."""
     ids = np.asarray(new.token_ids, "<u4").tobytes()
+    sealed = sealed_chunk(cipher, place, new.header, new.text, ids)
+    return {**sealed, "tokens": len(new.token_ids)}
+
+
+def sealed_chunk(
+    cipher: Cipher, place: str, header: str, text: str, token_ids: bytes
+) -> dict[str, Any]:
+    """The column values of a chunk that are sealed."""
     return {
-        "header": cipher.seal_text(new.header, "chunks.header", place),
-        "text": cipher.seal_text(new.text, "chunks.text", place),
-        "token_ids": cipher.seal(ids, "chunks.token_ids", place),
-        "tokens": len(new.token_ids),
+        "header": cipher.seal_text(header, "chunks.header", place),
+        "text": cipher.seal_text(text, "chunks.text", place),
+        "token_ids": cipher.seal(token_ids, "chunks.token_ids", place),
     }
 
 

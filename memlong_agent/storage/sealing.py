@@ -20,12 +20,14 @@ ROW = "seal"
 _SECRET, _PLACE = "secret", "meta.value"
 
 
-def unlock(db: Database, store: BlobStore, key: Key | None) -> None:
+def unlock(
+    db: Database, store: BlobStore, key: Key | None, *, for_conversion: bool = False
+) -> None:
     """Give database and blobs the cipher of a bank that exists; before anything else is read.
 
     Raises:
         StoreKeyError: the bank is encrypted and the key is missing or wrong; or it is plain and a
-            key was given.
+            key was given, but not `for_conversion`.
     """
     with db.scope() as conn:
         if not migrations.applied(conn):
@@ -34,7 +36,7 @@ def unlock(db: Database, store: BlobStore, key: Key | None) -> None:
         unused = _is_unused(conn)
     if row is not None:
         _use(db, store, keys.unwrap(key, row, bank_id, db.place))
-    elif key is not None and not unused:
+    elif key is not None and not unused and not for_conversion:
         raise StoreKeyError(
             f"The bank at {db.place} is not encrypted, but a key was given. Give none (unset "
             f"{keys.KEY} and {keys.KEY_FILE}), or encrypt it: memlong encrypt --bank {db.place}"

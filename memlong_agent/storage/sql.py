@@ -18,7 +18,16 @@ from sqlalchemy import update
 from memlong_agent.errors import MemLongError, StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
-from memlong_agent.storage import migrations, reads, rows, sealing, superseding, upkeep, writes
+from memlong_agent.storage import (
+    conversion,
+    migrations,
+    reads,
+    rows,
+    sealing,
+    superseding,
+    upkeep,
+    writes,
+)
 from memlong_agent.storage.base import (
     NewMemory,
     Owner,
@@ -66,6 +75,8 @@ class Storage(Forgetter):
             sealing.unlock(db, blobs, key)
             migrations.prepare(db, clock(), upgrade=upgrade)
             sealing.begin(db, blobs, key)
+            if db.cipher.sealed:
+                conversion.finish_if_idle(db, blobs)
             if self._guarded:
                 db.guard = self._guard
             with db.scope() as conn:

@@ -105,6 +105,16 @@ class SqliteDatabase(Database):
             scrub.leave(self._scrub_key)
             self._scrub_key = None
 
+    def compact(self) -> None:
+        # A page may hold copies of cells that were moved to another one: only VACUUM leaves none.
+        with self._translated(), self._turn:
+            raw = self._engine.raw_connection()
+            try:
+                raw.cursor().execute("VACUUM")
+            finally:
+                raw.close()
+        self.purge()
+
     def problems(self, conn: Connection) -> list[str]:
         said = [str(line) for (line,) in conn.exec_driver_sql("PRAGMA quick_check")]
         found = [f"{FILE}: {line}" for line in said if line != "ok"]

@@ -74,13 +74,13 @@ def upgrade(
     return Upgraded(done[-1], tuple(steps), backup)
 
 
-def drop_backups(folder: Path) -> list[Path]:
+def drop_backups(folder: Path, held: str = "what has been forgotten since") -> list[Path]:
     """Delete the backups that upgrades left: what is forgotten must be gone from them too."""
     found = [*folder.glob(f"{FILE}.*{_SUFFIX}"), *folder.glob(f"{FILE}.*{_SUFFIX}.tmp*")]
     for path in sorted(found):
         with suppress(FileNotFoundError):
             path.unlink()
-        _log.warning("%s was deleted: it held what has been forgotten since.", path)
+        _log.warning("%s was deleted: it held %s.", path, held)
     if found:
         _sync(folder)
     return sorted(found)

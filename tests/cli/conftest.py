@@ -44,7 +44,7 @@ def memlong(environment: dict[str, str]) -> Run:
     """Run a command in this process, with the embedder `hash` unless another is named."""
 
     def run(*args: str, stdin: str | bytes | None = None) -> Result:
-        opens = args[0] not in ("train", "upgrade", "--help", "--version", "nonsense")
+        opens = args[0] not in ("train", "upgrade", "encrypt", "--help", "--version", "nonsense")
         embedder = ["--embedder", "hash"] if opens and "--embedder" not in args else []
         return CliRunner().invoke(main, [*args, *embedder], input=stdin)
 

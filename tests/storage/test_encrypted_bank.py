@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 import torch
 from bank_making import ALICE, BOB, EMBEDDER, MODEL, SPEC, Clock, chunk, kv_of, memory, vector_of
+from sqlalchemy import text as sql
 
 from memlong_agent.errors import ConfigError, StoreCorruptError, StoreKeyError
 from memlong_agent.storage import Binding, Key, NewItem, RecallMark, Storage
+from memlong_agent.storage.conversion import encrypt
 
 KEY = Key(bytes(range(32)))
+_TABLES = ("memories", "chunks", "vectors", "items", "blobs", "meta")
 
 
 def opened(folder: Path, key: Key | None = KEY, **options: Any) -> Storage:
@@ -63,7 +66,7 @@ def test_no_byte_of_what_was_said_is_in_any_file(tmp_path: Path) -> None:
     folder = tmp_path / "bank"
     texts = [f"Xanthippe{n} keeps the Quarzkristall{n}" for n in range(6)]
     needles = [*secrets_of(*texts), TOKEN_IDS, b"Xanthippe", b"Quarzkristall", b"Geheimquelle"]
-    needles += [b"Gutelaune", b"Postfachwert", b"[header]", b"BF16"]
+    needles += [b"Gutelaune", b"Postfachwert", b"[header]", b'"__metadata__"']
     with opened(folder) as bank:
         stored = bank.add(
             ALICE,
@@ -344,3 +347,32 @@ def test_no_word_index_is_on_disk(tmp_path: Path) -> None:
         secret = conn.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()[0]
     assert "memories" in names and not any("lexical" in name for name in names)
     assert secret.startswith("sealed:")
+
+
+def test_in_postgresql_too(tmp_path: Path, clock: Clock, postgres: Any) -> None:
+    url = postgres.url()
+    with opened(tmp_path / "sealed", database=url, clock=clock) as sealed:
+        (stored,) = sealed.add(ALICE, [memory("the velora stone", source="a.txt")])
+        sealed.items.put("t", NewItem(("n",), "k", {"v": 1}))
+        with sealed._db.scope() as conn:
+            rows = [conn.execute(sql(f"SELECT * FROM {name}")).all() for name in _TABLES]
+            here = conn.execute(sql("SELECT to_regclass('postings')")).scalar()
+        assert here is None and "velora" not in str(rows) and "a.txt" not in str(rows)
+        assert str(rows).count("sealed:") >= 6
+        assert [hit.chunk.text for hit in sealed.search(ALICE, "velora")] == ["the velora stone"]
+        sealed.delete(ALICE, [stored.id])
+        assert sealed.verify() == []
+    with pytest.raises(StoreKeyError, match="is encrypted"):
+        Storage.open(tmp_path / "sealed", database=url)
+
+
+def test_a_bank_in_postgresql_is_encrypted(tmp_path: Path, clock: Clock, postgres: Any) -> None:
+    url = postgres.url()
+    with opened(tmp_path / "bank", None, database=url, clock=clock) as plain:
+        plain.add(ALICE, [memory("the velora stone", source="a.txt")])
+        before = plain.list_memories(ALICE), plain.search(ALICE, "velora")
+    assert encrypt(tmp_path / "bank", KEY, database=url)
+    with opened(tmp_path / "bank", database=url, clock=clock) as sealed:
+        assert (sealed.list_memories(ALICE), sealed.search(ALICE, "velora")) == before
+        read_all(sealed)
+        assert sealed.verify() == []
