@@ -25,13 +25,24 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from memlong_agent.memlong import MemLong, Memories, Session, Stream
-    from memlong_agent.records import Forgotten, Memory, Rebuilt, Recall, Reply, ToolCall, Usage
+    from memlong_agent.records import (
+        Exported,
+        Forgotten,
+        Memory,
+        Rebuilt,
+        Recall,
+        Reply,
+        Restored,
+        ToolCall,
+        Usage,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
     "ArchiveError",
     "ConfigError",
     "ContextOverflowError",
+    "Exported",
     "Forgotten",
     "IncompatibleMemoryError",
     "MemLong",
@@ -42,6 +53,7 @@ __all__ = [
     "Rebuilt",
     "Recall",
     "Reply",
+    "Restored",
     "Session",
     "StoreCorruptError",
     "StoreError",
@@ -55,7 +67,17 @@ __all__ = [
 ]
 _ROOMS = {
     "memlong": ("MemLong", "Memories", "Session", "Stream"),
-    "records": ("Forgotten", "Memory", "Rebuilt", "Recall", "Reply", "ToolCall", "Usage"),
+    "records": (
+        "Exported",
+        "Forgotten",
+        "Memory",
+        "Rebuilt",
+        "Recall",
+        "Reply",
+        "Restored",
+        "ToolCall",
+        "Usage",
+    ),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

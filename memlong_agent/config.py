@@ -58,6 +58,12 @@ class Settings(Frozen):
     """Most tokens kept per owner; above it chunks are evicted."""
     eviction: Eviction = "counter"
     """Which chunks go first (memlong paper section 3: `counter`)."""
+    max_memories: int | None = Field(None, ge=1)
+    """Most memories of one owner; above it nothing is written, and the error says so."""
+    max_text_bytes: int | None = Field(1 << 20, ge=1024)
+    """Most bytes (UTF-8) of what is written as one memory: a message, an update, an item."""
+    max_document_bytes: int | None = Field(256 << 20, ge=1024)
+    """Most bytes (UTF-8) of one document, which is cut into memories while it is read."""
 
 
 class Sampling(Frozen):

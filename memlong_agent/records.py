@@ -122,3 +122,27 @@ class Rebuilt(Frozen):
     """Whether it went on where an interrupted one stopped."""
     changes: tuple[str, ...] = ()
     """What differs from the model or embedder of before, one phrase each."""
+
+
+class Exported(Frozen):
+    """What an export wrote."""
+
+    path: str
+    memories: int
+    chunks: int
+    tokens: int
+    items: int
+    """JSON values under namespaces and keys that belong to the owner."""
+    nbytes: int
+    """Bytes of the archive."""
+
+
+class Restored(Frozen):
+    """What a restore wrote."""
+
+    memories: int
+    present: int
+    """Memories of the archive that were in the bank already."""
+    items: int
+    evicted: int = 0
+    """Chunks, if an owner was then above its capacity."""

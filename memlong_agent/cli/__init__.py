@@ -5,6 +5,7 @@ and errors on standard error. Each command makes one library call and imports wh
 runs, so that `memlong --help` loads neither torch nor pydantic.
 """
 
+from memlong_agent.cli.archive import export, import_
 from memlong_agent.cli.bank import doctor, stats
 from memlong_agent.cli.chat import chat
 from memlong_agent.cli.command import main
@@ -15,5 +16,19 @@ from memlong_agent.cli.upkeep import encrypt, rebuild, upgrade
 
 __all__ = ["main"]
 
-for _command in (chat, add, search, list_, forget, stats, doctor, upgrade, rebuild, encrypt, train):
+for _command in (
+    chat,
+    add,
+    search,
+    list_,
+    forget,
+    stats,
+    doctor,
+    export,
+    import_,
+    upgrade,
+    rebuild,
+    encrypt,
+    train,
+):
     main.add_command(_command)

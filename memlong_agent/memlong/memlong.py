@@ -18,6 +18,7 @@ from memlong_agent.config import PositionPolicy, Sampling, Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.engine import Engine, LiveWindow
 from memlong_agent.errors import ConfigError, ContextOverflowError
+from memlong_agent.memlong.archives import Archiving
 from memlong_agent.memlong.calls import Wanted, respond
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.doctor import Diagnosis, examine
@@ -51,7 +52,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemLong:
+class MemLong(Archiving):
     """A model and its bank. Thread-safe; close it, or use it as a context manager.
 
     Args:
@@ -300,11 +301,6 @@ class MemLong:
         """The order of a session's turns, one for all who hold the session."""
         with self._guard:
             return self._orders.setdefault((owner, session_id), FairLock())
-
-    def _owner(self, user_id: str | None, session_id: str) -> Owner:
-        if user_id is not None:
-            return Owner(self._tenant, "user", user_id)
-        return Owner(self._tenant, "session", session_id)
 
 
 def _placement(model: MemoryModel, settings: Settings, policy: PositionPolicy) -> Placement:

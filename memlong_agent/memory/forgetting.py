@@ -15,6 +15,7 @@ from memlong_agent.config import Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.errors import StoreError
 from memlong_agent.index import Backend
+from memlong_agent.memory.archives import ArchiveBank
 from memlong_agent.memory.carriers import Draft, chunk_vectors, memory_record, new_memory
 from memlong_agent.memory.evict import victims
 from memlong_agent.memory.items import ItemBank
@@ -48,6 +49,7 @@ class ForgettingBank:
         self._clock = clock
         self._finder = Finder(storage, embedder, index_backend)
         self.items = ItemBank(storage, embedder)
+        self.archives = ArchiveBank(storage, embedder, settings, self._evict)
 
     def update(self, owner: Owner, memory_id: str, draft: Draft, *, purge: bool = True) -> Memory:
         """Give a memory another text, time and meaning under its id, then evict others if above

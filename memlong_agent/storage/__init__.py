@@ -4,6 +4,7 @@ Import from here: the rest of the folder is this room's own business. contract.p
 a bank promises.
 """
 
+from memlong_agent.storage.archive import Counted, Manifest
 from memlong_agent.storage.base import (
     ChunkAge,
     Event,
@@ -27,10 +28,12 @@ from memlong_agent.storage.upgrade import Upgraded, upgrade
 __all__ = [
     "Binding",
     "ChunkAge",
+    "Counted",
     "Event",
     "ItemStore",
     "Key",
     "LexicalHit",
+    "Manifest",
     "Namespace",
     "NewChunk",
     "NewItem",

@@ -59,6 +59,10 @@ class BlobStore(Protocol):
         """Durably; ids that are gone already are no error."""
         ...
 
+    def touch(self, blob_ids: Iterable[str]) -> None:
+        """Make published files young again: their rows will come, the sweep must wait."""
+        ...
+
     def strays(self, known: Callable[[str], set[str]], grace_s: float) -> list[Path]:
         """Files older than `grace_s` without a row; `known("ab")` = ids with rows, by prefix."""
         ...
@@ -112,6 +116,11 @@ class FileBlobs:
                 with suppress(FileNotFoundError):
                     os.unlink(self.path_of(blob_id))
             self._sync_folders(ids)
+
+    def touch(self, blob_ids: Iterable[str]) -> None:
+        with self._translated():
+            for blob_id in blob_ids:
+                os.utime(self.path_of(blob_id))
 
     def strays(self, known: Callable[[str], set[str]], grace_s: float) -> list[Path]:
         found: list[Path] = []
@@ -242,6 +251,9 @@ class MemoryBlobs:
     def remove(self, blob_ids: Iterable[str]) -> None:
         for blob_id in blob_ids:
             self._files.pop(blob_id, None)
+
+    def touch(self, blob_ids: Iterable[str]) -> None:
+        return None
 
     def strays(self, known: Callable[[str], set[str]], grace_s: float) -> list[Path]:
         return []

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError, St
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from memlong_agent.errors import (
+    ArchiveError,
     ConfigError,
     MemLongError,
     StoreCorruptError,
@@ -88,6 +89,19 @@ def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float)
     if code == sqlite3.SQLITE_ERROR:
         return StoreError(f"The bank at {place} failed: {cause}. This is a bug: please report it.")
     return StoreError(f"The bank at {place} failed: {cause}. Check the disk, then try again.")
+
+
+def from_archive(exc: OSError | ValueError | sqlite3.Error, place: str) -> ArchiveError:
+    """An error met while reading or writing the archive at `place`, or a file beside it."""
+    code = exc.errno if isinstance(exc, OSError) else None
+    what = f"The archive {place} cannot be read or written: "
+    what += (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+    full = getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    if full or code in _FULL:
+        return ArchiveError(f"{what}. {_FREE_SPACE}")
+    if code in _DENIED:
+        return ArchiveError(f"{what}. Give this user the permission, or use another path.")
+    return ArchiveError(f"{what}. Check the path and the disk, then try again.")
 
 
 def is_disk(exc: StoreError) -> bool:

@@ -65,6 +65,9 @@ class StoredItem:
     updated_at: datetime
     expires_at: datetime | None
     bound: Binding | None
+    ttl_s: float | None = None
+    owner: Owner | None = None
+    """Whose it is; an owner keeps an item whose memory was evicted."""
     vectors: Matrix | None = None  # (n * E,)
     """Its vectors one after another, if they were asked for."""
 
@@ -79,8 +82,8 @@ class ItemStore:
         """ConfigError for a value that is not JSON, for labels that are blank or hold a control
         character, a key that is not text for a database, a `ttl_s` beyond the calendar.
         """
-        _place("", new.namespace, new.key)
-        _values(new)
+        place_of("", new.namespace, new.key)
+        item_values(new)
         _end(self._clock(), new.ttl_s)
 
     def put(self, tenant: str, new: NewItem) -> Binding | None:
@@ -88,8 +91,8 @@ class ItemStore:
 
         ConfigError as for :meth:`check`, MemoryNotFoundError if it is bound to nothing.
         """
-        now, place = self._clock(), _place(tenant, new.namespace, new.key)
-        plain = {**_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
+        now, place = self._clock(), place_of(tenant, new.namespace, new.key)
+        plain = {**item_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
         with self._db.scope(write=True) as conn:
             values = {
                 **plain,
@@ -97,7 +100,7 @@ class ItemStore:
                     seal.of(conn), **place, value=plain["value"], vectors=plain["vectors"]
                 ),
             }
-            old = _first(conn, tenant, new.namespace, new.key)
+            old = first_item(conn, tenant, new.namespace, new.key)
             gone = old is None or (old.expires_at is not None and old.expires_at <= now)
             values |= {"created_at": now} if gone else {}
             values |= _bind(conn, new.bound, values["expires_at"])
@@ -109,7 +112,7 @@ class ItemStore:
     ) -> StoredItem | None:
         """One item; with `refresh` its time to live begins anew."""
         with self._db.scope() as conn:
-            found = _first(conn, tenant, namespace, key, self._clock())
+            found = first_item(conn, tenant, namespace, key, self._clock())
         if found is not None and refresh and found.expires_at is not None:
             self.refresh([found.pk])
         return found
@@ -124,12 +127,12 @@ class ItemStore:
         vectors: bool = False,
     ) -> Sequence[StoredItem]:
         """Items whose namespace begins with `prefix`, the last written first."""
-        query = _query(vectors).where(items.c.tenant == tenant, _below(prefix))
-        query = query.where(_alive(self._clock()))
+        query = query_items(vectors).where(items.c.tenant == tenant, _below(prefix))
+        query = query.where(alive(self._clock()))
         query = query.order_by(items.c.updated_at.desc(), items.c.pk.desc())
         with self._db.scope() as conn:
             rows = conn.execute(query.limit(limit).offset(offset))
-            return [_stored(seal.of(conn), row) for row in rows]
+            return [stored_item(seal.of(conn), row) for row in rows]
 
     def refresh(self, pks: Sequence[int]) -> None:
         """Begin the time to live of items anew, and of the memories they are bound to."""
@@ -138,7 +141,7 @@ class ItemStore:
             for batch in reads.batches(pks):
                 ending = select(items.c.pk, items.c.ttl_s, items.c.memory_pk)
                 ending = ending.where(items.c.pk.in_(batch), items.c.ttl_s.is_not(None))
-                for pk, ttl_s, memory_pk in conn.execute(ending.where(_alive(now))).all():
+                for pk, ttl_s, memory_pk in conn.execute(ending.where(alive(now))).all():
                     end = {"expires_at": _end(now, ttl_s)}
                     conn.execute(update(items).where(items.c.pk == pk).values(end))
                     conn.execute(update(memories).where(memories.c.pk == memory_pk).values(end))
@@ -146,7 +149,7 @@ class ItemStore:
     def delete(self, tenant: str, namespace: Namespace, key: str) -> Binding | None:
         """Delete an item, if it is there; returns what it was bound to."""
         with self._db.scope(write=True) as conn:
-            old = _first(conn, tenant, namespace, key)
+            old = first_item(conn, tenant, namespace, key)
             if old is not None:
                 conn.execute(delete(items).where(items.c.pk == old.pk))
             return None if old is None else old.bound
@@ -154,9 +157,9 @@ class ItemStore:
     def expired(self, tenant: str, limit: int) -> Sequence[StoredItem]:
         """Items whose time is over and whose rows are still there, oldest end first."""
         over = items.c.expires_at <= self._clock()
-        query = _query().where(items.c.tenant == tenant, over).order_by(items.c.expires_at)
+        query = query_items().where(items.c.tenant == tenant, over).order_by(items.c.expires_at)
         with self._db.scope() as conn:
-            return [_stored(seal.of(conn), row) for row in conn.execute(query.limit(limit))]
+            return [stored_item(seal.of(conn), row) for row in conn.execute(query.limit(limit))]
 
     def expire(self) -> None:
         """Delete all items whose time is over; the memories they are bound to end by themselves."""
@@ -169,7 +172,7 @@ class ItemStore:
 
     def namespaces(self, tenant: str) -> Sequence[Namespace]:
         """All namespaces that hold an item, sorted."""
-        query = select(items.c.namespace).where(items.c.tenant == tenant, _alive(self._clock()))
+        query = select(items.c.namespace).where(items.c.tenant == tenant, alive(self._clock()))
         with self._db.scope() as conn:
             return sorted(_labels(text) for text in conn.scalars(query.distinct()))
 
@@ -182,10 +185,10 @@ def delete_bound(conn: Connection, memory_pks: Sequence[int]) -> None:
 
 def owned_items(conn: Connection, owner_pk: int) -> list[tuple[int, int | None, list[str]]]:
     """Key, memory and all texts of the items of an owner."""
-    rows = conn.execute(_query().where(items.c.owner_id == owner_pk)).all()
+    rows = conn.execute(query_items().where(items.c.owner_id == owner_pk)).all()
     found = []
     for row in rows:
-        item = _stored(seal.of(conn), row)
+        item = stored_item(seal.of(conn), row)
         texts = [*item.namespace, item.key, *strings(item.value)]
         found.append((item.pk, row.memory_pk, texts))
     return found
@@ -221,7 +224,7 @@ def _labels(text: str) -> Namespace:
     return tuple(text.split(_END)[:-1])
 
 
-def _place(tenant: str, namespace: Namespace, key: str) -> dict[str, str]:
+def place_of(tenant: str, namespace: Namespace, key: str) -> dict[str, str]:
     if not _stores(key):
         raise ConfigError(
             f"{key!r} cannot be a key. Use text without NUL and without half of a surrogate pair."
@@ -229,7 +232,7 @@ def _place(tenant: str, namespace: Namespace, key: str) -> dict[str, str]:
     return {"tenant": tenant, "namespace": _text(namespace), "key": key}
 
 
-def _values(new: NewItem) -> dict[str, Any]:
+def item_values(new: NewItem) -> dict[str, Any]:
     try:
         value = json.loads(json.dumps(dict(new.value), allow_nan=False))
     except (TypeError, ValueError) as exc:
@@ -258,7 +261,7 @@ def _bind(conn: Connection, bound: Binding | None, end: datetime | None) -> dict
     return {"owner_id": owner_pk, "memory_pk": memory_pk}
 
 
-def _query(vectors: bool = False) -> Select[Any]:
+def query_items(vectors: bool = False) -> Select[Any]:
     columns = [items] if vectors else [each for each in items.c if each.name != "vectors"]
     owner = (owners.c.tenant.label("owner_tenant"), owners.c.kind, owners.c.name)
     joined = items.outerjoin(memories, memories.c.pk == items.c.memory_pk)
@@ -266,17 +269,17 @@ def _query(vectors: bool = False) -> Select[Any]:
     return select(*columns, *owner, memories.c.id.label("memory_id")).select_from(joined)
 
 
-def _first(
+def first_item(
     conn: Connection, tenant: str, namespace: Namespace, key: str, now: datetime | None = None
 ) -> StoredItem | None:
     """The item at a place; with `now` only if it is alive."""
-    place = [items.c[name] == value for name, value in _place(tenant, namespace, key).items()]
-    query = _query().where(*place)
-    row = conn.execute(query if now is None else query.where(_alive(now))).first()
-    return None if row is None else _stored(seal.of(conn), row)
+    place = [items.c[name] == value for name, value in place_of(tenant, namespace, key).items()]
+    query = query_items().where(*place)
+    row = conn.execute(query if now is None else query.where(alive(now))).first()
+    return None if row is None else stored_item(seal.of(conn), row)
 
 
-def _alive(now: datetime) -> ColumnElement[bool]:
+def alive(now: datetime) -> ColumnElement[bool]:
     return or_(items.c.expires_at.is_(None), items.c.expires_at > now)
 
 
@@ -289,7 +292,7 @@ def _below(prefix: Namespace) -> ColumnElement[bool]:
     return (items.c.namespace >= text) & (items.c.namespace < after)
 
 
-def _row(tenant: str, namespace: str, key: str) -> str:
+def row_name(tenant: str, namespace: str, key: str) -> str:
     """What identifies an item for ever."""
     return json.dumps([tenant, namespace, key])
 
@@ -298,17 +301,18 @@ def sealed_item(
     cipher: seal.Cipher, tenant: str, namespace: str, key: str, value: Any, vectors: bytes | None
 ) -> dict[str, Any]:
     """The column values of an item that are sealed."""
-    row = _row(tenant, namespace, key)
+    row = row_name(tenant, namespace, key)
     blob = None if vectors is None else cipher.seal(vectors, "items.vectors", row)
     return {"value": cipher.seal_json(value, "items.value", row), "vectors": blob}
 
 
-def _stored(cipher: seal.Cipher, row: Row[Any]) -> StoredItem:
-    place, blob = _row(row.tenant, row.namespace, row.key), getattr(row, "vectors", None)
+def stored_item(cipher: seal.Cipher, row: Row[Any]) -> StoredItem:
+    place, blob = row_name(row.tenant, row.namespace, row.key), getattr(row, "vectors", None)
     blob = None if blob is None else cipher.open(blob, "items.vectors", place)
+    owner = None if row.kind is None else Owner(row.owner_tenant, row.kind, row.name)
     bound = None
-    if row.memory_id is not None and row.kind is not None:
-        bound = Binding(Owner(row.owner_tenant, row.kind, row.name), row.memory_id)
+    if row.memory_id is not None and owner is not None:
+        bound = Binding(owner, row.memory_id)
     return StoredItem(
         pk=row.pk,
         namespace=_labels(row.namespace),
@@ -318,5 +322,7 @@ def _stored(cipher: seal.Cipher, row: Row[Any]) -> StoredItem:
         updated_at=row.updated_at,
         expires_at=row.expires_at,
         bound=bound,
+        ttl_s=row.ttl_s,
+        owner=owner,
         vectors=None if blob is None else np.frombuffer(blob, "<f4"),
     )

@@ -28,7 +28,7 @@ from memlong_agent.storage.seal import PLAIN, Cipher
 _PAGE = 4096
 _PLACE = "kv file"
 _BEGINS = b'{"__metadata__"'  # of a plain file, behind its length word
-_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+DTYPE_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def header_of(spec: KVSpec, tokens: int) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "memlong-kv", "version": "1"}}
     for place, name in enumerate(names):
         offsets = [place * each, (place + 1) * each]
-        entries[name] = {"dtype": _NAMES[spec.dtype], "shape": shape, "data_offsets": offsets}
+        entries[name] = {"dtype": DTYPE_NAMES[spec.dtype], "shape": shape, "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":")).encode()
     length = -(-(8 + len(text)) // _PAGE) * _PAGE - 8
     return length.to_bytes(8, "little") + text.ljust(length)
@@ -86,7 +86,7 @@ def encode(spec: KVSpec, chunk: KVChunk) -> list[memoryview]:
             f"got {(layers, heads, dim)} with {tokens} tokens in {dtypes}. "
             "Encode with the bank's model."
         )
-    return [memoryview(header_of(spec, tokens)), _bytes_of(chunk.keys), _bytes_of(chunk.values)]
+    return [memoryview(header_of(spec, tokens)), bytes_of(chunk.keys), bytes_of(chunk.values)]
 
 
 def decode(spec: KVSpec, tokens: int, buffer: torch.Tensor) -> KVChunk:
@@ -97,7 +97,8 @@ def decode(spec: KVSpec, tokens: int, buffer: torch.Tensor) -> KVChunk:
     return KVChunk(keys, values)
 
 
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor as it looks, shared with it where that is possible."""
     # bf16 has no numpy dtype: reinterpret as bytes before leaving torch.
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return memory_of(flat)

@@ -23,7 +23,7 @@ from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import guard, reads, seal, writes
 from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, StoredChunk, StoredMemory
-from memlong_agent.storage.items import StoredItem, _query, _row, _stored
+from memlong_agent.storage.items import StoredItem, query_items, row_name, stored_item
 from memlong_agent.storage.kvfile import spec_to_json
 from memlong_agent.storage.models import chunks, items, memories, meta, recalls, vectors
 from memlong_agent.storage.sql import Storage
@@ -152,12 +152,12 @@ class Rebuilding(Storage):
 
     def items_with_vectors(self, limit: int = 64) -> list[StoredItem]:
         """The next items that were found by their meaning; none at the end."""
-        query = _query(vectors=True).where(
+        query = query_items(vectors=True).where(
             items.c.vectors.is_not(None), items.c.pk > self._job.items_after
         )
         with self._db.scope() as conn:
             rows = conn.execute(query.order_by(items.c.pk).limit(limit))
-            return [_stored(seal.of(conn), row) for row in rows]
+            return [stored_item(seal.of(conn), row) for row in rows]
 
     def embed_items(self, done: Sequence[tuple[StoredItem, Matrix | None]]) -> None:
         """Vectors (n, E) of items, all or none; with None an item is found by time only."""
@@ -167,7 +167,7 @@ class Rebuilding(Storage):
             for item, matrix in done:
                 this = items.c.pk == item.pk
                 key = select(items.c.tenant, items.c.namespace, items.c.key).where(this)
-                place = _row(*conn.execute(key).one())
+                place = row_name(*conn.execute(key).one())
                 blob = None
                 if matrix is not None:
                     blob = cipher.seal(_bytes(matrix), "items.vectors", place)

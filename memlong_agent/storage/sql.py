@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from sqlalchemy import update
 
-from memlong_agent.errors import MemLongError, StoreError
+from memlong_agent.errors import StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import (
@@ -28,6 +28,7 @@ from memlong_agent.storage import (
     upkeep,
     writes,
 )
+from memlong_agent.storage.archive import Archives
 from memlong_agent.storage.base import (
     NewMemory,
     Owner,
@@ -84,6 +85,7 @@ class Storage(Forgetter):
                 if db.cipher.sealed:
                     self._lexical = RamLexical(conn)
                 due = upkeep.sweep_is_due(conn, clock(), grace_s)
+            self.archives = Archives(db, blobs, self._lexical, clock, self._secret)
             if due:
                 self.sweep()
             self._end_what_is_over()
@@ -273,16 +275,8 @@ class Storage(Forgetter):
                 items.append(writes.Prepared(memory, mine, digest, made_at))
             yield items
         except BaseException:
-            self._withdraw([ref.blob_id for ref in refs])
+            upkeep.withdraw(self._db, self._blobs, [ref.blob_id for ref in refs])
             raise
-
-    def _withdraw(self, blob_ids: Sequence[str]) -> None:
-        # Ask first: an interrupt may arrive just after the commit, and then these have rows.
-        # What cannot be asked or removed now is a stray for the sweep.
-        with suppress(MemLongError):
-            with self._db.settled() as conn:
-                kept = reads.known_blobs(conn, blob_ids)
-            self._blobs.remove(set(blob_ids) - kept)
 
     def _drop_replaced(self, blob_ids: Sequence[str]) -> None:
         try:

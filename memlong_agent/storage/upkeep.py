@@ -5,11 +5,13 @@ In: a database, a blob store, a word index. Nothing here runs in a turn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
-from memlong_agent.errors import StoreCorruptError
+from memlong_agent.errors import MemLongError, StoreCorruptError
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import reads, writes
 from memlong_agent.storage.base import Swept
@@ -30,6 +32,18 @@ def sweep(db: Database, store: BlobStore, lexical: Lexical, now: datetime, grace
     strays = store.strays(lambda prefix: _ids_with_prefix(db, prefix), grace_s)
     store.drop(strays)
     return Swept(files=len(strays), memories=removed)
+
+
+def withdraw(db: Database, store: BlobStore, blob_ids: Sequence[str]) -> None:
+    """Remove published files whose rows were not written.
+
+    Asks first: an interrupt may arrive just after the commit, and then these have rows. What cannot
+    be asked or removed now is a stray for the sweep.
+    """
+    with suppress(MemLongError):
+        with db.settled() as conn:
+            kept = reads.known_blobs(conn, blob_ids)
+        store.remove(set(blob_ids) - kept)
 
 
 def sweep_is_due(conn: Connection, now: datetime, grace_s: float) -> bool:
