@@ -12,6 +12,7 @@ from memlong_agent.cli.output import counted, emit, size, table
 if TYPE_CHECKING:
     from memlong_agent.memlong.doctor import Diagnosis
 
+_SHOWN = 10  # problems; one screen
 _COUNTS = ("memories", "chunks", "tokens", "nbytes")
 
 
@@ -38,16 +39,20 @@ def stats(target: Target) -> None:
         click.echo(f"The bank at {target.bank} is empty.")
 
 
-@click.command(epilog="\b\nExample:\n  memlong doctor --bank ./memory")
+@click.command(epilog="\b\nExample:\n  memlong doctor --bank ./memory --repair")
 @common()
-def doctor(target: Target) -> None:
+@click.option("--repair", is_flag=True, help="Make anew what can be derived from the text.")
+def doctor(target: Target, repair: bool) -> None:
     """Check a bank, and that memory changes what the model says.
 
     Compares rows with files, reads every key and value, computes the identities anew, and
-    measures the logits with memory on and off. Exits with 1 when something is wrong.
+    measures the logits with memory on and off. --repair encodes damaged or missing keys and
+    values from their text, embeds missing vectors, makes the word index and counts anew,
+    removes stray files and closes files to other users; it never touches text. Exits with 1
+    when something is wrong and stays so.
     """
     with target.open() as ml:
-        found = ml.doctor()
+        found = ml.doctor(repair=repair)
     if target.json:
         emit(found.model_dump(mode="json") | {"bank": target.bank, "healthy": found.healthy})
     else:
@@ -59,10 +64,17 @@ def doctor(target: Target) -> None:
 def _report(bank: str, found: Diagnosis) -> None:
     kept = f"{counted(found.memories, 'memory')}, {counted(found.chunks, 'chunk')}, "
     kept += f"{counted(found.tokens, 'token')}, {size(found.bank_bytes)}"
-    rows = [("Bank", bank), ("Holds", kept)]
+    kind = f"{found.database}, schema {found.schema_step}, "
+    kind += "encrypted" if found.encrypted else "not encrypted"
+    rows = [("Bank", bank), ("Kept in", kind), ("Holds", kept)]
+    if found.pending or found.expired:
+        rows.append(("Of these", f"{found.pending} unfinished, {found.expired} expired"))
     rows += [(f"Encoding: {part}", value) for part, value in found.encoding.items()]
     rows += [(f"Retrieval: {part}", value) for part, value in found.retrieval.items()]
     rows.append(("Memory on/off", f"moves a logit by up to {found.logit_difference:.3g}"))
-    rows += [("Problem", problem) for problem in found.problems]
+    rows += [("Repaired", done) for done in found.repaired]
+    rows += [("Problem", problem) for problem in found.problems[:_SHOWN]]
+    if len(found.problems) > _SHOWN:
+        rows.append(("Problems", f"{len(found.problems) - _SHOWN} more; see them with --json"))
     rows.append(("Verdict", "healthy" if found.healthy else "not healthy"))
     table(rows, "Checked", "Found")

@@ -251,9 +251,12 @@ class MemLong(Archiving):
         """
         self.engine.bank.purge()
 
-    def doctor(self) -> Diagnosis:
-        """Check identities, rows against files, and that memory moves the logits."""
-        return examine(self.engine)
+    def doctor(self, *, repair: bool = False) -> Diagnosis:
+        """Check identities, rows against files, and that memory moves the logits.
+
+        With `repair`, what is derived from the text and missing or damaged is made anew first.
+        """
+        return examine(self.engine, repair=repair)
 
     rebuild = staticmethod(rebuild)
     upgrade = staticmethod(upgrade)

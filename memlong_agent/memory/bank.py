@@ -33,6 +33,7 @@ from memlong_agent.memory.carriers import (
 )
 from memlong_agent.memory.forgetting import ForgettingBank, left_for_later
 from memlong_agent.memory.recall import Question, widened
+from memlong_agent.memory.repair import Repairs
 from memlong_agent.records import Memory, Recall
 from memlong_agent.storage import (
     Key,
@@ -233,6 +234,11 @@ class MemoryBank(ForgettingBank):
         """What K/V (model, tokenizer, ...) and vectors (embedder) of this bank depend on."""
         encoding = self._storage.encoding_identity()
         return encoding or Identity({}), self._embedder.identity
+
+    @property
+    def repairs(self) -> Repairs:
+        """The bank's condition, and what can be made anew."""
+        return Repairs(self._storage, self._embedder)
 
     def verify(self) -> builtins.list[str]:
         """One sentence for each thing that is wrong with the bank; reads every K/V file."""

@@ -24,10 +24,12 @@ from memlong_agent.storage.keys import Key, key_from, needed_key
 from memlong_agent.storage.rebuilding import Old, Rebuilding
 from memlong_agent.storage.sql import Storage
 from memlong_agent.storage.upgrade import Upgraded, upgrade
+from memlong_agent.storage.upkeep import Condition
 
 __all__ = [
     "Binding",
     "ChunkAge",
+    "Condition",
     "Counted",
     "Event",
     "ItemStore",

@@ -43,11 +43,16 @@ class StorageBase(ABC):
       (`pk`) and event numbers (`seq`) rise in the order of the commits and are never used twice, so
       whoever replays events after the last one seen misses none.
 
-    After a deletion (delete, clear, replace, eviction, a discarded turn)
+    After a deletion (delete, forget, clear, erase, expire, update, replace, eviction, a discarded
+    turn)
     * No call finds the memory any more: not by id, key, word or vector, in no process. It does not
       come back after a crash. Its K/V files are unlinked before the call returns.
-    * After a purge no byte of it is in the files of the bank: rows, word index and write-ahead log
-      of SQLite; tables and indexes of PostgreSQL.
+    * After a purge no byte of it is in the files of the bank: rows, word index, rearranged pages,
+      write-ahead log and upgrade's backups of SQLite; tables and indexes of PostgreSQL. Deleting,
+      forgetting, clearing, erasing and updating purge by themselves unless told not to; what has
+      expired, was replaced or evicted leaves its last bytes to the next purge, or the next opening.
+    * `times_forgotten` rises in the same transaction, so that no process keeps a conversation
+      that shows what was forgotten. What a turn that still runs had recalled before, it may repeat.
 
     Not promised
     * Order between two writers that overlap, except that one is wholly before the other.

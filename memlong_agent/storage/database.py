@@ -135,6 +135,10 @@ class Database(ABC):
         """The error for a database that holds something of another program."""
 
     @abstractmethod
+    def upgrading(self) -> str:
+        """How a user brings a bank of an older version up to date, in one sentence."""
+
+    @abstractmethod
     def bind(self, bank_id: str, *, new: bool) -> None:
         """Hold the folder of K/V and these rows together; inside the transaction of a new bank.
 

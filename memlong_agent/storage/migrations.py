@@ -127,7 +127,7 @@ def check(
     if done and len(done) < len(names) and not upgrade:
         raise StoreVersionError(
             f"The bank at {place} has schema {done[-1]}, this memlong-agent needs {names[-1]}. "
-            f"Run (it makes a backup first): memlong upgrade --bank {place}"
+            f"{db.upgrading()}"
         )
 
 

@@ -103,6 +103,12 @@ class PostgresDatabase(Database):
             "?options=-csearch_path%3D<schema> at the end of the URL."
         )
 
+    def upgrading(self) -> str:
+        return (
+            "Dump the database (pg_dump), then run: memlong upgrade "
+            f"--bank {self._folder} --database URL"
+        )
+
     def bind(self, bank_id: str, *, new: bool) -> None:
         try:
             found = _marker(self._folder)

@@ -46,6 +46,9 @@ class PostingsLexical(RankedLexical):
             for (pk,) in conn.exec_driver_sql(left_over)
         ]
 
+    def empty(self, conn: Connection) -> None:
+        conn.exec_driver_sql("DELETE FROM postings")
+
     def optimize(self, conn: Connection) -> None:
         """Nothing to do: a purge rewrites the table with the others."""
 

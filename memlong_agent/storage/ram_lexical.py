@@ -64,6 +64,9 @@ class RamLexical:
         gone = [f"the word index holds chunk {pk}, which is gone" for pk in sorted(held - wanted)]
         return missing + gone
 
+    def empty(self, conn: Connection) -> None:
+        """Nothing: it is made anew when the bank is opened."""
+
     def optimize(self, conn: Connection) -> None:
         """Let go of the words of removed chunks; in a transaction that has changed no chunk."""
         with self._following(conn) as words:

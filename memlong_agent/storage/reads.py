@@ -243,7 +243,10 @@ def stats(conn: Connection, owner: Owner | None) -> dict[Owner, OwnerStats]:
         )
     return {
         Owner(row.tenant, row.kind, row.name): OwnerStats(
-            row.memories, row.chunks, row.tokens, row.nbytes
+            row.memories,
+            row.chunks,
+            row.tokens,
+            int(row.nbytes),  # PostgreSQL's sums are Decimal
         )
         for row in conn.execute(query)
     }

@@ -6,6 +6,8 @@ rows of meta only; conversion.py encrypts what is in a bank already.
 
 from __future__ import annotations
 
+import secrets
+
 from sqlalchemy import Connection, exists, select
 
 from memlong_agent.errors import StoreKeyError
@@ -18,6 +20,7 @@ from memlong_agent.storage.seal import AesGcm
 
 ROW = "seal"
 _SECRET, _PLACE = "secret", "meta.value"
+_EPOCH = "epoch"  # who has the bank open looks again whether it is still theirs
 
 
 def unlock(
@@ -67,6 +70,7 @@ def lock(db: Database, conn: Connection, key: Key) -> bytes:
     writes.set_meta(conn, ROW, keys.wrap(key, data_key, bank_id))
     secret = reads.meta_value(conn, _SECRET) or ""
     writes.set_meta(conn, _SECRET, AesGcm(data_key).seal_text(secret, _PLACE, _SECRET))
+    writes.set_meta(conn, _EPOCH, secrets.token_hex(8))
     db.lexical().drop(conn)
     return data_key
 

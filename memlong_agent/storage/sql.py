@@ -22,6 +22,7 @@ from memlong_agent.storage import (
     conversion,
     migrations,
     reads,
+    repair,
     rows,
     sealing,
     superseding,
@@ -258,6 +259,22 @@ class Storage(Forgetter):
     def sweep(self) -> Swept:
         """Remove what crashes left behind, once it is older than the grace period."""
         return upkeep.sweep(self._db, self._blobs, self._lexical, self._clock(), self._grace_s)
+
+    def condition(self) -> upkeep.Condition:
+        """What is no fault of the bank, but worth knowing."""
+        return upkeep.condition(self._db, self._clock())
+
+    def repair(self, encode: repair.Encode, embed: repair.Embed) -> list[str]:
+        """Make anew what is derived from the text and missing or damaged: K/V, vectors, words,
+        counts, modes of files; sweep. A sentence for each kind of thing done; text is never
+        touched. ConfigError if no model has claimed the bank.
+        """
+        spec = self._claimed_spec()
+        swept = self.sweep()
+        done = repair.repair(self._db, self._blobs, self._lexical, spec, encode, embed)
+        if swept.files or swept.memories:
+            done.append(f"{swept.files} stray files, {swept.memories} unfinished memories removed")
+        return done
 
     @contextmanager
     def _published(self, memories: Sequence[NewMemory]) -> Iterator[list[writes.Prepared]]:

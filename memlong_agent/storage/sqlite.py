@@ -81,6 +81,9 @@ class SqliteDatabase(Database):
             "Choose another folder."
         )
 
+    def upgrading(self) -> str:
+        return f"Run (it makes a backup first): memlong upgrade --bank {self.place}"
+
     def bind(self, bank_id: str, *, new: bool) -> None:
         """Nothing to do: the rows lie in the folder."""
 

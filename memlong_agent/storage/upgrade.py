@@ -18,7 +18,15 @@ from pathlib import Path
 from memlong_agent.errors import StoreCorruptError, StoreError
 from memlong_agent.storage import faults
 from memlong_agent.storage.base import utc_now
-from memlong_agent.storage.migrations import MIGRATIONS, Migration, applied, apply_pending, check
+from memlong_agent.storage.migrations import (
+    MIGRATIONS,
+    Migration,
+    applied,
+    apply_pending,
+    check,
+    prepare,
+)
+from memlong_agent.storage.postgres import MARKER, PostgresDatabase
 from memlong_agent.storage.sqlite import FILE, SqliteDatabase
 
 _log = logging.getLogger("memlong_agent.storage")
@@ -34,12 +42,13 @@ class Upgraded:
     steps: tuple[str, ...]
     """The steps that ran, in order; none when the bank was up to date."""
     backup: Path | None
-    """The database as it was before; None when nothing was done."""
+    """The database as it was before; None when nothing was done, and on PostgreSQL."""
 
 
 def upgrade(
     path: Path | str,
     *,
+    database: str | None = None,
     timeout_s: float = 30.0,
     clock: Callable[[], datetime] = utc_now,
     known: Sequence[Migration] = MIGRATIONS,
@@ -47,7 +56,8 @@ def upgrade(
     """Bring the bank in a folder up to date; a crash leaves the old schema or the new one.
 
     The backup is `bank.sqlite.<schema>.bak`, readable by the owner only, and durable before the
-    first step. It holds all remembered text as of now.
+    first step. It holds all remembered text as of now. Of a `database` in PostgreSQL no backup is
+    made: dump it first.
 
     Raises:
         StoreError: there is no bank; the disk is full.
@@ -55,8 +65,10 @@ def upgrade(
         StoreLockedError: another process kept it busy past `timeout_s`.
     """
     folder = Path(path).expanduser().absolute()
-    if not (folder / FILE).is_file():
+    if not (folder / (FILE if database is None else MARKER)).is_file():
         raise StoreError(f"There is no bank at {folder}. Give the folder of a bank (--bank DIR).")
+    if database is not None:
+        return _on_server(PostgresDatabase(folder, database, timeout_s), clock(), known)
     with closing(SqliteDatabase(folder, timeout_s)) as db, db.exclusive() as got:
         if not got:
             raise faults.locked(db.place, timeout_s)
@@ -72,6 +84,15 @@ def upgrade(
             backup = _back_up(db, folder, done)
             steps = apply_pending(conn, clock(), known)
     return Upgraded(done[-1], tuple(steps), backup)
+
+
+def _on_server(db: PostgresDatabase, now: datetime, known: Sequence[Migration]) -> Upgraded:
+    with closing(db):
+        with db.scope() as conn:
+            done = applied(conn)
+        if not done:
+            raise db.foreign()
+        return Upgraded(done[-1], tuple(prepare(db, now, upgrade=True, known=known)), None)
 
 
 def drop_backups(folder: Path, held: str = "what has been forgotten since") -> list[Path]:

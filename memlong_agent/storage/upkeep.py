@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from memlong_agent.errors import MemLongError, StoreCorruptError
 from memlong_agent.kv import KVSpec
@@ -18,9 +21,44 @@ from memlong_agent.storage.base import Swept
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.lexical import Lexical
-from memlong_agent.storage.models import blobs, chunks, memories, owners, vectors
+from memlong_agent.storage.models import blobs, chunks, memories, migrations, owners, vectors
 
 _VERIFY_BATCH = 64
+_PROGRAMS = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What is no fault of a bank, but worth knowing."""
+
+    schema: str
+    """The newest schema step."""
+    database: str
+    """Program and version that hold the rows."""
+    encrypted: bool
+    pending: int
+    """Memories of turns that run, or died less than the grace period ago."""
+    expired: int
+    """Memories whose time is over and that are still there; never recalled."""
+
+
+def condition(db: Database, now: datetime) -> Condition:
+    """Reads three numbers and two names."""
+    expired = memories.c.expires_at <= now
+    with db.scope() as conn:
+        version = ".".join(map(str, conn.dialect.server_version_info or ()))
+        steps = select(migrations.c.name).order_by(migrations.c.number.desc()).limit(1)
+        return Condition(
+            schema=conn.scalar(steps) or "",
+            database=f"{_PROGRAMS[conn.dialect.name]} {version}",
+            encrypted=db.cipher.sealed,
+            pending=_number(conn, memories.c.pending.is_not(None)),
+            expired=_number(conn, expired),
+        )
+
+
+def _number(conn: Connection, which: ColumnElement[bool]) -> int:
+    return conn.scalar(select(func.count()).select_from(memories).where(which)) or 0
 
 
 def sweep(db: Database, store: BlobStore, lexical: Lexical, now: datetime, grace_s: float) -> Swept:
@@ -66,7 +104,20 @@ def verify(
         for start in range(0, len(pks), _VERIFY_BATCH):
             problems += _blob_problems(db, store, spec, pks[start : start + _VERIFY_BATCH])
     strays = store.strays(lambda prefix: _ids_with_prefix(db, prefix), grace_s)
-    return problems + [f"{path} belongs to no chunk; a sweep removes it" for path in strays]
+    problems += [f"{path} belongs to no chunk; a sweep removes it" for path in strays]
+    found = [] if db.folder is None else modes(db.folder)
+    return problems + [f"{path} is open to others; its mode should be {m:o}" for path, m in found]
+
+
+def modes(folder: Path) -> list[tuple[Path, int]]:
+    """What others than its user may read or write in a bank's folder, with the mode it should
+    have: 0700 for folders, 0600 for files."""
+    found = []
+    for path in [folder, *folder.rglob("*")]:
+        with suppress(FileNotFoundError):  # forgotten while we looked
+            if path.stat().st_mode & 0o077:
+                found.append((path, 0o700 if path.is_dir() else 0o600))
+    return found
 
 
 def _sweep_pending(conn: Connection, lexical: Lexical, before: datetime) -> tuple[int, list[str]]:
@@ -103,23 +154,40 @@ def _blob_problems(db: Database, store: BlobStore, spec: KVSpec, pks: list[int])
     return problems
 
 
-def _row_problems(conn: Connection, lexical: Lexical) -> list[str]:
-    problems: list[str] = []
-    for name, table in (("K/V file", blobs), ("vector", vectors)):
-        if name == "vector" and not conn.scalar(select(func.count()).select_from(vectors)):
-            continue  # written under a lexical-only embedder
-        without = select(chunks.c.pk).where(chunks.c.pk.not_in(select(table.c.chunk_pk)))
-        problems += [f"chunk {pk} has no {name}" for pk in conn.scalars(without)]
-    return problems + lexical.disagreements(conn) + _count_problems(conn)
+def without_vector(conn: Connection) -> list[int]:
+    """Keys of chunks without a vector, or with one of another length than most; none in a bank
+    that was written under a lexical-only embedder."""
+    length = func.length(vectors.c.vector)
+    usual = conn.execute(
+        select(length).group_by(length).order_by(func.count().desc(), length).limit(1)
+    ).scalar()
+    if usual is None:
+        return []
+    good = select(vectors.c.chunk_pk).where(length == usual)
+    return list(conn.scalars(select(chunks.c.pk).where(chunks.c.pk.not_in(good))))
 
 
-def _count_problems(conn: Connection) -> list[str]:
+def wrong_counts(conn: Connection) -> list[Row[Any]]:
+    """Owners who are booked with other numbers than they have: rows of pk, name, chunks, tokens,
+    has_chunks, has_tokens."""
     mine = chunks.c.owner_id == owners.c.pk
     count = select(func.count()).where(mine).scalar_subquery()
     total = select(func.coalesce(func.sum(chunks.c.tokens), 0)).where(mine).scalar_subquery()
-    query = select(owners.c.name, owners.c.chunks, owners.c.tokens, count, total)
+    booked = (owners.c.pk, owners.c.name, owners.c.chunks, owners.c.tokens)
+    query = select(*booked, count.label("has_chunks"), total.label("has_tokens"))
     wrong = query.where((owners.c.chunks != count) | (owners.c.tokens != total))
-    return [
-        f"owner {name!r} is booked with {booked} chunks and {tokens} tokens, but has {n} and {sum_}"
-        for name, booked, tokens, n, sum_ in conn.execute(wrong)
+    return list(conn.execute(wrong))
+
+
+def _row_problems(conn: Connection, lexical: Lexical) -> list[str]:
+    problems: list[str] = []
+    filed = select(blobs.c.chunk_pk)
+    lost = conn.scalars(select(chunks.c.pk).where(chunks.c.pk.not_in(filed)))
+    problems += [f"chunk {pk} has no K/V file" for pk in lost]
+    problems += [f"chunk {pk} has no vector" for pk in without_vector(conn)]
+    problems += lexical.disagreements(conn)
+    return problems + [
+        f"owner {row.name!r} is booked with {row.chunks} chunks and {row.tokens} tokens, but has "
+        f"{row.has_chunks} and {row.has_tokens}"
+        for row in wrong_counts(conn)
     ]

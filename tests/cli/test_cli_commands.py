@@ -101,6 +101,29 @@ def test_forget_by_id(memlong: Run, noted: str) -> None:
     assert listed(memlong) == []
 
 
+def test_forget_by_text_asks_first_and_names_mentions(memlong: Run, noted: str) -> None:
+    chatted(memlong, "Where is the spare key?")
+    declined = memlong("forget", "--text", "SPARE  key is", stdin="n\n")
+    assert declined.exit_code == 1 and "that contains 'SPARE  key is'" in declined.stderr
+    [found] = objects(memlong("forget", "--text", "SPARE  key is", "--yes", "--json"))
+    left = [memory["id"] for memory in listed(memlong)]
+    assert found == {"forgotten": 1, "mentions": left} and noted not in left
+
+
+def test_forget_an_owner(memlong: Run, noted: str) -> None:
+    assert ok(memlong("forget", "--owner", "--yes")) == "Forgot 1 memory.\n"
+    assert objects(memlong("stats", "--json"))[0]["owners"] == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--all", "--owner"), ("x", "--text", "y"), ("--text", "y", "--session", "s")],
+)
+def test_forget_takes_one_way(memlong: Run, options: tuple[str, ...]) -> None:
+    refused = memlong("forget", *options)
+    assert refused.exit_code == 2 and "Traceback" not in refused.stderr
+
+
 def test_forget_all_asks_first(memlong: Run, noted: str) -> None:
     declined = memlong("forget", "--all", stdin="n\n")
     assert declined.exit_code == 1

@@ -120,3 +120,26 @@ def test_only_their_owner_may_read_the_files(
         if mode != (0o700 if path.is_dir() else 0o600)
     }
     assert wrong == {}
+
+
+def test_an_encrypted_bank_forgets_and_travels(open_memlong: Open, tmp_path: Path) -> None:
+    """Searching by text, changes and archives work on what is sealed; the archive is plain."""
+    ml = open_memlong(key=KEY)
+    live(ml)
+    memories = ml.memories(user_id="anna")
+    gone = memories.forget(text="Quarzkristall on the shelf")
+    assert gone.memories == 0  # it was changed before
+    assert memories.forget(text="moved the Quarzkristall").memories == 1
+    (new,) = memories.add("The Quarzkristall is sold.")
+    archive = tmp_path / "bank.zip"
+    ml.export(archive)
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+    other = open_memlong(bank=tmp_path / "other", key="cd" * 32)
+    other.restore(archive)
+    theirs = other.memories(user_id="anna")
+    assert theirs.get(new.id).text == new.text
+    assert [each.memory_id for each in theirs.search("Quarzkristall sold")] == [
+        each.memory_id for each in memories.search("Quarzkristall sold")
+    ]
+    assert leaks(tmp_path / "other") == leaks(tmp_path / "bank") == []
+    assert other.doctor().problems == ()

@@ -88,7 +88,8 @@ def open_bank(
     path: str | Path = ":memory:", *, embedder: str | Embedder = "hash", **options: Any
 ) -> MemoryBank:
     """A bank of the test model; `options` are settings or arguments of `MemoryBank.open`."""
-    named = {key: options.pop(key) for key in ("clock", "index_backend") if key in options}
+    ours = ("clock", "database", "index_backend")
+    named = {key: options.pop(key) for key in ours if key in options}
     named.setdefault("clock", Clock())
     settings = Settings(**options)
     return MemoryBank.open(

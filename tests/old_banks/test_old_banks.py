@@ -26,7 +26,10 @@ def test_there_is_a_bank_to_open() -> None:
 @pytest.fixture(params=RELEASES)
 def release(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of one release's folder."""
-    return Path(shutil.copytree(BANKS / request.param, tmp_path / "release"))
+    copied = Path(shutil.copytree(BANKS / request.param, tmp_path / "release"))
+    for path in [copied / "bank", *(copied / "bank").rglob("*")]:
+        path.chmod(0o700 if path.is_dir() else 0o600)  # a checkout keeps no modes
+    return copied
 
 
 def opened(release: Path, expected: dict[str, Any]) -> MemLong:

@@ -21,8 +21,8 @@ from sqlalchemy import event
 from memlong_agent.kv import KVChunk, KVSpec
 from memlong_agent.storage import Owner, RecallMark, Storage
 from memlong_agent.storage.blobs import FileBlobs
+from memlong_agent.storage.folder import open_database
 from memlong_agent.storage.kvfile import BlobRef
-from memlong_agent.storage.sqlite import SqliteDatabase
 
 
 class Marks:
@@ -72,7 +72,7 @@ def life_of_a_victim(order: dict[str, Any], pipe: int) -> None:
     marks = Marks(order["stage"], order["count"], pipe)
     blobs = MarkedBlobs(folder)
     blobs.marks = marks
-    db = SqliteDatabase(folder, 10.0)
+    db = open_database(folder, order.get("database"), 10.0)
     bank = Storage(db, blobs)
     for name in ("fdatasync", "rename", "fsync", "unlink"):
         marks.around(name)
@@ -98,7 +98,7 @@ def life_of_a_victim(order: dict[str, Any], pipe: int) -> None:
 
 def add_and_recall(order: dict[str, Any], pipe: int) -> None:
     """Open the bank (perhaps as the first), write memories, count recalls of a shared chunk."""
-    with Storage.open(order["folder"]) as bank:
+    with Storage.open(order["folder"], database=order.get("database")) as bank:
         bank.claim(MODEL, SPEC)
         for i in range(order["writes"]):
             owner = ALICE if i % 2 else Owner("default", "user", order["name"])
@@ -110,7 +110,7 @@ def add_and_recall(order: dict[str, Any], pipe: int) -> None:
 
 def use_across_fork(order: dict[str, Any], pipe: int) -> None:
     """Open a bank, use it with threads, fork, and use it on both sides."""
-    with Storage.open(order["folder"]) as bank:
+    with Storage.open(order["folder"], database=order.get("database")) as bank:
         bank.claim(MODEL, SPEC)
         (stored,) = bank.add(ALICE, [memory("a", "b", "c", "d", "e")])
         child = fork(lambda: bank.read_kv(bank.add(ALICE, [memory("from child")])[0].chunk_pks * 5))

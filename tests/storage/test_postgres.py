@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bank_making import ALICE, BOB, MODEL, SPEC, memory
+from bank_making import ALICE, BOB, MODEL, NOON, SPEC, memory
 from postgres_server import PostgresServer, new_server
-from sqlalchemy import event
+from sqlalchemy import Column, Connection, TypeDecorator, event, inspect
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from memlong_agent.errors import (
@@ -26,8 +26,10 @@ from memlong_agent.errors import (
     StoreCorruptError,
     StoreError,
     StoreLockedError,
+    StoreVersionError,
 )
-from memlong_agent.storage import Storage, faults
+from memlong_agent.storage import Storage, faults, models, upgrade
+from memlong_agent.storage.migrations import MIGRATIONS, Migration, applied, prepare
 from memlong_agent.storage.postgres import checked_url
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('memlong ' || current_schema(), 0))"
@@ -366,10 +368,68 @@ def test_a_purge_waits_for_those_who_still_read_the_old_rows(
         (stored,) = bank.add(ALICE, [memory("a")])
         with bank._db.scope() as conn:
             conn.exec_driver_sql("SELECT count(*) FROM meta").scalar()
-            bank.delete(ALICE, [stored.id])
+            bank.delete(ALICE, [stored.id], purge=False)
             with pytest.raises(StoreLockedError):
                 bank.purge()
         bank.purge()
+
+
+def test_tables_and_migrations_agree(server_bank: Storage) -> None:
+    with server_bank._db.scope() as conn:
+        schema = inspect(conn)
+        for table in models.metadata.tables.values():
+            made = {column["name"]: column for column in schema.get_columns(table.name)}
+            assert set(made) == {column.name for column in table.columns}
+            for column in table.columns:
+                assert made[column.name]["nullable"] == column.nullable
+                assert made[column.name]["type"].python_type is _kept_as(column)
+            keys = {
+                (key["constrained_columns"][0], key["referred_table"], key["options"]["ondelete"])
+                for key in schema.get_foreign_keys(table.name)
+            }
+            declared = {
+                (key.parent.name, key.column.table.name, key.ondelete) for key in table.foreign_keys
+            }
+            assert keys == declared
+
+
+def _kept_as(column: Column[Any]) -> type:
+    kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+    return kind.python_type
+
+
+def m900_add_mood(conn: Connection) -> None:
+    conn.exec_driver_sql("ALTER TABLE memories ADD COLUMN mood TEXT NOT NULL DEFAULT 'glad'")
+
+
+def m901_break(conn: Connection) -> None:
+    conn.exec_driver_sql("ALTER TABLE absent ADD COLUMN half TEXT")
+
+
+def test_an_older_bank_is_refused_and_upgraded_on_demand_or_not_at_all(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url, later = postgres.url(), (*MIGRATIONS, Migration(900, "m900_add_mood", m900_add_mood))
+    with Storage.open(tmp_path / "bank", database=url) as bank:
+        bank.claim(MODEL, SPEC)
+        bank.add(ALICE, [memory("before")])
+        newest = MIGRATIONS[-1].name
+        with pytest.raises(StoreVersionError, match=r"needs m900.*pg_dump.*--database URL"):
+            prepare(bank._db, NOON, upgrade=False, known=later)
+        broken = (*later, Migration(901, "m901_break", m901_break))
+        with pytest.raises(StoreError, match="report it"):
+            upgrade(tmp_path / "bank", database=url, known=broken)
+        with bank._db.scope() as conn:
+            assert applied(conn)[-1] == newest
+        done = upgrade(tmp_path / "bank", database=url, known=later)
+        assert (done.before, done.steps, done.backup) == (newest, ("m900_add_mood",), None)
+        assert upgrade(tmp_path / "bank", database=url, known=later).steps == ()
+        assert [each.text for each in bank.list_memories(ALICE)] == ["before"]
+    for again in (False, True):
+        with pytest.raises(StoreVersionError, match="Upgrade the package"):
+            Storage.open(tmp_path / "bank", database=url, upgrade=again)
+    with pytest.raises(StoreError, match="There is no bank"):
+        upgrade(tmp_path / "nothing", database=url)
 
 
 def test_long_names_are_refused_in_one_sentence(server_bank: Storage) -> None:

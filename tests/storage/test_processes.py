@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from bank_making import ALICE, MODEL, SPEC, kv_of
+from postgres_server import PostgresServer
 
 from memlong_agent.storage import Storage
 
@@ -61,11 +62,19 @@ def run() -> Iterator[Run]:
         helper.stdin.close()
 
 
-def test_processes_that_open_a_new_bank_together_lose_nothing(run: Run, tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> str | None:
+    """Where the rows are: None is in the folder."""
+    return request.getfixturevalue("postgres").url() if request.param == "postgres" else None
+
+
+def test_processes_that_open_a_new_bank_together_lose_nothing(
+    run: Run, tmp_path: Path, database: str | None
+) -> None:
     folder = tmp_path / "bank"
-    order = {"life": "add_and_recall", "folder": str(folder), "writes": 12}
+    order = {"life": "add_and_recall", "folder": str(folder), "database": database, "writes": 12}
     assert run([{**order, "name": f"p{i}"} for i in range(4)]) == [0] * 4
-    with Storage.open(folder) as bank:
+    with Storage.open(folder, database=database) as bank:
         bank.claim(MODEL, SPEC)
         stats = {owner.name: each for owner, each in bank.stats().items()}
         assert {name: each.memories for name, each in stats.items()} == {
@@ -79,8 +88,11 @@ def test_processes_that_open_a_new_bank_together_lose_nothing(run: Run, tmp_path
         assert bank.verify() == []
 
 
-def test_a_forked_child_may_go_on_using_the_bank(run: Run, tmp_path: Path) -> None:
-    assert run([{"life": "use_across_fork", "folder": str(tmp_path / "bank")}]) == [0]
+def test_a_forked_child_may_go_on_using_the_bank(
+    run: Run, tmp_path: Path, database: str | None
+) -> None:
+    order = {"life": "use_across_fork", "folder": str(tmp_path / "bank"), "database": database}
+    assert run([order]) == [0]
 
 
 def replay(log: Path) -> tuple[dict[str, list[str]], set[str]]:
@@ -99,10 +111,15 @@ def replay(log: Path) -> tuple[dict[str, list[str]], set[str]]:
     return held, open_
 
 
-def check_bank(folder: Path, held: dict[str, list[str]], unsure: set[str]) -> int:
-    """Every reported memory is there with its K/V; returns how many files had no row."""
+def check_bank(
+    folder: Path, held: dict[str, list[str]], unsure: set[str], database: str | None = None
+) -> int:
+    """Every reported memory is there with its K/V; returns how many files had no row.
+
+    Opening sweeps what the dead child left.
+    """
     files = {path for path in (folder / "kv").rglob("*") if path.is_file()}
-    with Storage.open(folder, grace_s=0) as bank:  # sweeps what the dead child left
+    with Storage.open(folder, database=database, grace_s=0) as bank:
         assert bank.verify() == []
         left = {path for path in (folder / "kv").rglob("*") if path.is_file()}
         there = {each.id: each for each in bank.list_memories(ALICE)}
@@ -155,3 +172,18 @@ def test_three_writers_are_killed_at_once(run: Run, tmp_path: Path) -> None:
         for order in orders:
             held, unsure = replay(Path(order["log"]))
             assert held and set(held) - unsure <= there
+
+
+@pytest.mark.parametrize("stage", ["published", "before-commit", "before-unlink"])
+def test_kills_inside_a_write_to_postgres_lose_nothing(
+    run: Run, tmp_path: Path, postgres: PostgresServer, stage: str
+) -> None:
+    for seed, (count, from_outside) in enumerate([(1, False), (9, False), (9, True)]):
+        folder, log, url = tmp_path / str(seed), tmp_path / f"{seed}.log", postgres.url()
+        with Storage.open(folder, database=url) as bank:
+            bank.claim(MODEL, SPEC)
+        log.touch()
+        victim = {"life": "life_of_a_victim", "folder": str(folder), "database": url}
+        order = {**victim, "log": str(log), "stage": stage, "count": count, "seed": seed}
+        assert run([{**order, "from_outside": from_outside}]) == [-9]
+        check_bank(folder, *replay(log), url)

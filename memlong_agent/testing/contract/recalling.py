@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import timedelta
 
 import numpy as np
@@ -132,6 +132,7 @@ class Recalling:
         payload = 3 * (5 * SPEC.bytes_per_token + bank._blobs.cipher.overhead)
         assert bank.stats(ALICE) == {ALICE: OwnerStats(2, 3, 15, 3 * 4096 + payload)}
         assert (bank.tokens(ALICE), bank.tokens(BOB)) == (15, 0)
+        assert {type(each) for each in astuple(bank.stats(ALICE)[ALICE])} == {int}
 
     def test_vectors_stream_in_batches_and_by_key(self, bank: Storage) -> None:
         stored = bank.add(ALICE, [memory(f"fact {i}") for i in range(7)])
