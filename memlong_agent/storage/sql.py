@@ -133,6 +133,8 @@ class Storage(Forgetter):
         """Let go of files and connections; a bank in memory is gone."""
         self._db.close()
         self._blobs.close()
+        if isinstance(self._lexical, RamLexical):
+            self._lexical.close()
 
     def claim(self, encoding: Identity, spec: KVSpec) -> None:
         """Record the model of a new bank, or check that this is the one that wrote it.
@@ -262,7 +264,8 @@ class Storage(Forgetter):
 
     def condition(self) -> upkeep.Condition:
         """What is no fault of the bank, but worth knowing."""
-        return upkeep.condition(self._db, self._clock())
+        built_s = self._lexical.built_s if isinstance(self._lexical, RamLexical) else None
+        return upkeep.condition(self._db, self._clock(), built_s)
 
     def repair(self, encode: repair.Encode, embed: repair.Embed) -> list[str]:
         """Make anew what is derived from the text and missing or damaged: K/V, vectors, words,
