@@ -26,8 +26,13 @@ from memlong_agent.kv import KVSpec
 from memlong_agent.model.load import _memory_of, read_sidecar
 from memlong_agent.storage import Storage
 from memlong_agent.storage.blobs import FileBlobs
-from memlong_agent.storage.kvfile import BlobRef, checksum_of, header_of
-from memlong_agent.storage.reading import spec_from_json, spec_to_json
+from memlong_agent.storage.kvfile import (
+    BlobRef,
+    checksum_of,
+    header_of,
+    spec_from_json,
+    spec_to_json,
+)
 
 sys.path.insert(0, str(Path(__file__).parent / "storage"))
 from archive_forging import (

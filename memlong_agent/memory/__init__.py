@@ -8,6 +8,8 @@ from memlong_agent.memory.carriers import (
     Draft,
     Hit,
     Written,
+    chunk_vectors,
+    embedded_parts,
     mean_vectors,
     recall_record,
 )
@@ -24,6 +26,8 @@ __all__ = [
     "MemoryBank",
     "Written",
     "check_text",
+    "chunk_vectors",
+    "embedded_parts",
     "log_priors",
     "mean_vectors",
     "recall_record",

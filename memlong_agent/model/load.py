@@ -8,6 +8,7 @@ training-free per-layer layout.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,7 +168,7 @@ def _is_layer(name: str) -> bool:
 
 
 def _is_gate(value: Any) -> bool:
-    return type(value) in (int, float) and value < 1e30  # -inf is closed, NaN is not below
+    return type(value) in (int, float) and (abs(value) < 1e30 or value == -math.inf)  # closed
 
 
 def write_sidecar(
@@ -191,7 +192,8 @@ def _memory_of(
         return MemoryLayout.per_layer(config.num_hidden_layers, list(eligible)), {}, "contiguous"
     readers = {int(layer): tuple(read) for layer, read in sidecar["readers"].items()}
     gates = {
-        int(layer): torch.tensor(gate, device=device) for layer, gate in sidecar["gates"].items()
+        int(layer): torch.tensor([float(each) for each in gate], device=device)
+        for layer, gate in sidecar["gates"].items()
     }
     highest = max((*readers, *gates, *(layer for read in readers.values() for layer in read)))
     if highest >= config.num_hidden_layers:

@@ -43,6 +43,33 @@ class BlobRef:
     """xxh3_64 of the whole file, 16 hexadecimal digits."""
 
 
+def spec_to_json(spec: KVSpec) -> str:
+    """As the bank records it."""
+    values = {
+        "layers": list(spec.layers),
+        "kv_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "dtype": str(spec.dtype).removeprefix("torch."),
+    }
+    return json.dumps(values, sort_keys=True)
+
+
+def spec_from_json(text: str) -> KVSpec:
+    """What :func:`spec_to_json` made. StoreCorruptError for anything else."""
+    try:
+        values = json.loads(text)
+        dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPE_NAMES}
+        layers, sizes = tuple(values["layers"]), (values["kv_heads"], values["head_dim"])
+        if not layers or any(type(each) is not int or each < 0 for each in (*layers, *sizes)):
+            raise ValueError
+        return KVSpec(layers, *sizes, dtypes[values["dtype"]])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise StoreCorruptError(
+            f"The bank's record of its K/V is damaged: {text[:60]!r}. Restore the bank from a "
+            "backup."
+        ) from None
+
+
 def header_of(spec: KVSpec, tokens: int) -> bytes:
     """Length word and padded JSON of a chunk's file; its size is a multiple of 4096."""
     shape = [spec.kv_heads, tokens, spec.head_dim]

@@ -6,7 +6,6 @@ except :meth:`Reader.vectors`, which is a stream of such states.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -31,7 +30,7 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.contract import StorageBase
 from memlong_agent.storage.database import Database
-from memlong_agent.storage.kvfile import DTYPE_NAMES, BlobRef
+from memlong_agent.storage.kvfile import BlobRef, spec_from_json
 from memlong_agent.storage.lexical import Lexical
 
 
@@ -264,29 +263,3 @@ class Reader(StorageBase):
         with self._db.scope() as conn:
             text = reads.meta_value(conn, key)
         return None if text is None else Identity.from_json(text)
-
-
-def spec_to_json(spec: KVSpec) -> str:
-    values = {
-        "layers": list(spec.layers),
-        "kv_heads": spec.kv_heads,
-        "head_dim": spec.head_dim,
-        "dtype": str(spec.dtype).removeprefix("torch."),
-    }
-    return json.dumps(values, sort_keys=True)
-
-
-def spec_from_json(text: str) -> KVSpec:
-    """What :func:`spec_to_json` made. StoreCorruptError for anything else."""
-    try:
-        values = json.loads(text)
-        dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPE_NAMES}
-        layers, sizes = tuple(values["layers"]), (values["kv_heads"], values["head_dim"])
-        if not layers or any(type(each) is not int or each < 0 for each in (*layers, *sizes)):
-            raise ValueError
-        return KVSpec(layers, *sizes, dtypes[values["dtype"]])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise StoreCorruptError(
-            f"The bank's record of its K/V is damaged: {text[:60]!r}. Restore the bank from a "
-            "backup."
-        ) from None
