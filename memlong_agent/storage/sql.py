@@ -20,6 +20,7 @@ from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import (
     conversion,
+    limits,
     migrations,
     reads,
     repair,
@@ -165,7 +166,7 @@ class Storage(Forgetter):
             return []
         with self._published(memories) as items, self._db.scope(write=True) as conn:
             now, pk = self._clock(), writes.owner_pk(conn, owner)
-            with writes.room(conn, pk, self.max_memories):
+            with limits.room(conn, pk, self.max_memories):
                 done = [writes.put(conn, self._lexical, pk, item, now) for item in items]
             stored = reads.stored_memories(conn, [each.pk for each in done])
         self._drop_replaced([blob_id for each in done for blob_id in each.unused])
@@ -211,7 +212,7 @@ class Storage(Forgetter):
             owner_pk = reads.owner_row(conn, owner)[0]
             old = reads.memory_pk(conn, owner_pk, old_id)
             told = mentions(conn, owner_pk, [old])
-            with writes.room(conn, owner_pk, self.max_memories):
+            with limits.room(conn, owner_pk, self.max_memories):
                 new = writes.put(conn, self._lexical, owner_pk, item, self._clock())
             superseding.hide(conn, old, new.pk)
             note_forgotten(conn, owner_pk)

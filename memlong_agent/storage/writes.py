@@ -10,8 +10,7 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -103,27 +102,6 @@ def owner_pk(conn: Connection, owner: Owner) -> int:
     row = {"tenant": owner.tenant, "kind": owner.kind, "name": owner.name}
     conn.execute(upsert(conn, owners, row))
     return reads.owner_row(conn, owner)[0]
-
-
-@contextmanager
-def room(conn: Connection, owner: int, most: int | None) -> Iterator[None]:
-    """Refuse writes inside that leave an owner with more than `most` memories.
-
-    What a running turn has pending does not count, nor do writes that add none.
-    """
-    before = 0 if most is None else _count(conn, owner)
-    yield
-    after = 0 if most is None else _count(conn, owner)
-    if most is not None and after > max(most, before):
-        raise ConfigError(
-            f"This owner would have {after:,} memories, more than max_memories={most:,}. Forget "
-            "some, or raise max_memories."
-        )
-
-
-def _count(conn: Connection, owner: int) -> int:
-    mine = (memories.c.owner_id == owner) & memories.c.pending.is_(None)
-    return conn.scalar(select(func.count()).where(mine)) or 0
 
 
 def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: datetime) -> PutResult:
