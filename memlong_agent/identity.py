@@ -29,8 +29,12 @@ class Identity:
             f"{name}: {self.parts.get(name, missing)} here, "
             f"{other.parts.get(name, missing)} in the bank"
             for name in names
-            if self.parts.get(name) != other.parts.get(name)
+            if not _same(self.parts.get(name), other.parts.get(name))
         ]
+
+    def completing(self, recorded: Identity) -> Identity:
+        """What `recorded` says, and of the parts that it does not know yet what this one says."""
+        return Identity({**self.parts, **recorded.parts})
 
     def to_json(self) -> str:
         return json.dumps(dict(self.parts), sort_keys=True)
@@ -38,3 +42,12 @@ class Identity:
     @classmethod
     def from_json(cls, text: str) -> Self:
         return cls(json.loads(text))
+
+
+def _same(mine: str | None, theirs: str | None) -> bool:
+    """Equal as text, or as JSON objects: 10000 and 10000.0 are one number."""
+    if mine == theirs:
+        return True
+    if mine is None or theirs is None or not (mine[:1] == theirs[:1] == "{"):
+        return False
+    return bool(json.loads(mine) == json.loads(theirs))

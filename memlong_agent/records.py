@@ -109,6 +109,21 @@ class Reply(Frozen):
     """Calls that the reply asks for; such a reply is not final, and is not written."""
 
 
+class Rebuilt(Frozen):
+    """What a rebuild did."""
+
+    memories: int
+    """How many were made anew by this call."""
+    chunks: int
+    """How many chunks they have now."""
+    items: int = 0
+    """Items that were embedded anew, by the texts in their values."""
+    resumed: bool = False
+    """Whether it went on where an interrupted one stopped."""
+    changes: tuple[str, ...] = ()
+    """What differs from the model or embedder of before, one phrase each."""
+
+
 class Exported(Frozen):
     """What an export wrote."""
 

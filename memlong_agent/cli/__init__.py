@@ -12,7 +12,7 @@ from memlong_agent.cli.command import main
 from memlong_agent.cli.forgetting import forget
 from memlong_agent.cli.reading import add, list_, search
 from memlong_agent.cli.training import train
-from memlong_agent.cli.upkeep import encrypt, upgrade
+from memlong_agent.cli.upkeep import encrypt, rebuild, upgrade
 
 __all__ = ["main"]
 
@@ -27,6 +27,7 @@ for _command in (
     export,
     import_,
     upgrade,
+    rebuild,
     encrypt,
     train,
 ):

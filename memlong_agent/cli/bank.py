@@ -66,6 +66,8 @@ def _report(bank: str, found: Diagnosis) -> None:
     kept += f"{counted(found.tokens, 'token')}, {size(found.bank_bytes)}"
     kind = f"{found.database}, schema {found.schema_step}, "
     kind += "encrypted" if found.encrypted else "not encrypted"
+    if found.word_index_s is not None:
+        kind += f" (word index made in {found.word_index_s:.2f} s)"
     rows = [("Bank", bank), ("Kept in", kind), ("Holds", kept)]
     if found.pending or found.expired:
         rows.append(("Of these", f"{found.pending} unfinished, {found.expired} expired"))

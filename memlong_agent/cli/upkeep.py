@@ -1,4 +1,4 @@
-"""`memlong upgrade` and `encrypt`: a bank is brought up to date, or given a key."""
+"""`memlong upgrade`, `rebuild`, `encrypt`: a bank's schema, its model, its key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from memlong_agent.cli.options import Target, common
-from memlong_agent.cli.output import emit, plain, progress
+from memlong_agent.cli.output import counted, emit, plain, progress
 
 
 @click.command(epilog="\b\nExample:\n  memlong upgrade --bank ./memory")
@@ -32,6 +32,45 @@ def upgrade(target: Target) -> None:
     if backup is not None and not target.json:
         click.echo(f"As it was before: {plain(backup)}. It holds all remembered text: delete it")
         click.echo("once the bank works. Forgetting deletes it too.")
+
+
+@click.command(epilog="\b\nExample:\n  memlong rebuild --model ./new-model\n"
+               "  memlong rebuild --vectors --embedder minilm")  # fmt: skip
+@common()
+@click.option("--vectors", is_flag=True, help="Make the vectors anew, not the keys and values.")
+@click.option("--chunk-tokens", metavar="N", type=int, help="Cut all text anew, N tokens a chunk.")
+def rebuild(target: Target, vectors: bool, chunk_tokens: int | None) -> None:
+    """Encode a bank's text anew, for another model or to repair it.
+
+    Nothing that was remembered changes: ids, texts, times and counters stay. With --vectors only
+    the vectors are made anew, for another --embedder. The bank cannot be used meanwhile. When it
+    is interrupted, the same command goes on where it stopped.
+    """
+    if vectors and chunk_tokens is not None:
+        raise click.UsageError("--chunk-tokens cuts text for keys and values: leave out --vectors.")
+    from memlong_agent.memlong import MemLong
+
+    with progress("Rebuilding", 1) as show:
+        done = MemLong.rebuild(
+            target.model,
+            target.bank,
+            database=target.database,
+            vectors=vectors,
+            embedder=target.embedder,
+            chunk_tokens=chunk_tokens,
+            device=target.device,
+            timeout_s=target.timeout_s,
+            key=target.key,
+            on_progress=lambda now, total: show(now / max(1, total)),
+        )
+    if target.json:
+        emit({"bank": target.bank, **done.model_dump(mode="json")})
+        return
+    more = " (the rest of an interrupted rebuild)" if done.resumed else ""
+    counts = f"{counted(done.memories, 'memory')}, {counted(done.chunks, 'chunk')}"
+    click.echo(f"Rebuilt {plain(target.bank)}: {counts}{more}.")
+    for change in done.changes:
+        click.echo(f"  {plain(change)}".replace(" here,", " now,").replace("in the bank", "before"))
 
 
 @click.command(epilog="\b\nExample:\n  memlong encrypt --bank ./memory --key-file memory.key")

@@ -7,17 +7,15 @@ decided upstairs. Thread-safe: requests share weights and nothing else.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memlong_agent.attention import RecalledMemory
-from memlong_agent.chunking import PREAMBLE, ChunkText
 from memlong_agent.config import Sampling, Settings
 from memlong_agent.engine.constraint import Constraint, Vocabulary
+from memlong_agent.engine.encoder import Encoder
 from memlong_agent.engine.sampling import Sampler
-from memlong_agent.kv import KVChunk
 from memlong_agent.memory import Hit, MemoryBank, recall_record
 from memlong_agent.model import MemoryModel, Placement
 from memlong_agent.records import Recall, said
@@ -47,7 +45,7 @@ class Recalled:
         )
 
 
-class Engine:
+class Engine(Encoder):
     """One model and one bank, shared by all sessions."""
 
     def __init__(
@@ -58,33 +56,12 @@ class Engine:
         settings: Settings,
         placement: Placement,
     ) -> None:
-        self.model, self.tokenizer, self.bank = model, tokenizer, bank
-        self.settings, self.placement = settings, placement
-        self._preamble = preamble_ids(tokenizer)
-        self._control = _control_tokens(tokenizer)
+        super().__init__(model, tokenizer)
+        self.bank, self.settings, self.placement = bank, settings, placement
         self.stop_ids = _stop_ids(model, tokenizer)
         self.vocabulary = Vocabulary(tokenizer, model.lm.config.vocab_size, self.stop_ids)
         self.sampler: Callable[[Sampling, Constraint | None], Sampler] = Sampler
         """What makes the sampler of a reply; tests put in one with preferences."""
-
-    def neutral(self, text: str) -> str:
-        """The text with every control token of the tokenizer broken by a space.
-
-        `<|user|>` in somebody's text must not open a turn: it becomes `< |user|>`.
-        """
-        if self._control is None:
-            return text
-        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-
-    def tokenize(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, neutral and without special tokens."""
-        found = self.tokenizer([self.neutral(text) for text in texts], add_special_tokens=False)
-        return [list(ids) for ids in found["input_ids"]]
-
-    def encode(self, chunks: Sequence[ChunkText]) -> list[tuple[ChunkText, KVChunk]]:
-        """Each chunk with its K/V; the same text gives the same K/V, whatever stands beside it."""
-        kv = self.model.encode([chunk.token_ids for chunk in chunks], self._preamble)
-        return list(zip(chunks, kv, strict=True))
 
     def recall(
         self,
@@ -116,12 +93,6 @@ class Engine:
         return Recalled(tuple(hits), memory)
 
 
-def preamble_ids(tokenizer: Any) -> list[int]:
-    """BOS, if the tokenizer has one, and the preamble that every chunk is encoded after."""
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [*bos, *tokenizer(PREAMBLE, add_special_tokens=False)["input_ids"]]
-
-
 def _in_prompt(chunk: StoredChunk, live: str) -> bool:
     """Whether all that was said in the chunk stands in the live window's text now."""
     return all(part in live for part in said(chunk.text))
@@ -132,10 +103,3 @@ def _stop_ids(model: MemoryModel, tokenizer: Any) -> frozenset[int]:
     named = getattr(model.lm.generation_config, "eos_token_id", None)
     found = named if isinstance(named, list) else [named]
     return frozenset(token for token in [*found, tokenizer.eos_token_id] if token is not None)
-
-
-def _control_tokens(tokenizer: Any) -> re.Pattern[str] | None:
-    added = {str(token) for token in tokenizer.all_special_tokens}
-    added |= {str(token) for token in getattr(tokenizer, "get_added_vocab", dict)()}
-    controls = sorted((token for token in added if len(token) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, controls))) if controls else None

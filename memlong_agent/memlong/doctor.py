@@ -34,6 +34,8 @@ class Diagnosis(Frozen):
     database: str
     """Program and version that hold the rows."""
     encrypted: bool
+    word_index_s: float | None
+    """Seconds that building an encrypted bank's word index in memory took; None when plain."""
     pending: int
     """Memories of turns that run, or died a short while ago."""
     expired: int
@@ -76,6 +78,7 @@ def examine(engine: Engine, *, repair: bool = False) -> Diagnosis:
         schema_step=condition.schema,
         database=condition.database,
         encrypted=condition.encrypted,
+        word_index_s=condition.word_index_s,
         pending=condition.pending,
         expired=condition.expired,
         repaired=tuple(repaired),

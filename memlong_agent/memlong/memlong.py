@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from memlong_agent.chunking import CHUNKING_VERSION, PREAMBLE, clean_text
+from memlong_agent.chunking import clean_text
 from memlong_agent.config import PositionPolicy, Sampling, Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.engine import Engine, LiveWindow
@@ -23,20 +23,20 @@ from memlong_agent.memlong.calls import Wanted, respond
 from memlong_agent.memlong.chat_text import ChatText, ReplyText
 from memlong_agent.memlong.doctor import Diagnosis, examine
 from memlong_agent.memlong.items import Items
+from memlong_agent.memlong.loading import Secret, encoding_model
 from memlong_agent.memlong.memories import Clock, Memories
 from memlong_agent.memlong.messages import conversation
+from memlong_agent.memlong.rebuild import rebuild
 from memlong_agent.memlong.session import Session, as_tuple
 from memlong_agent.memlong.stream import FairLock, Stream
 from memlong_agent.memlong.turn import Turn, Turns
 from memlong_agent.memory import MemoryBank
-from memlong_agent.model import MemoryModel, Placement, load_model
-from memlong_agent.model.identity import encoding_identity
+from memlong_agent.model import MemoryModel, Placement
 from memlong_agent.model.load import sliding_window
 from memlong_agent.records import Reply
 from memlong_agent.storage import (
     Owner,
     OwnerStats,
-    Upgraded,
     change_key,
     encrypt,
     key_from,
@@ -44,11 +44,8 @@ from memlong_agent.storage import (
     upgrade,
 )
 
-BUNDLED = Path(__file__).parents[1] / "assets" / "memlong-tiny"
-Secret = str | bytes | Path | None
 _WINDOW = 4096
 _SESSIONS_KEPT = 256
-_TEXT_FORMAT = f"{PREAMBLE.strip()} v{CHUNKING_VERSION}"
 
 
 def _now() -> datetime:
@@ -108,14 +105,11 @@ class MemLong(Archiving):
                 "on disk."
             )
         chosen, user_key = Settings(**settings), key_from(key)
-        name = BUNDLED if model is None else model
-        loaded, tokenizer, policy = load_model(
-            name, device=device, dtype=dtype, **(model_kwargs or {})
-        )
+        loaded, tokenizer, policy, encoding = encoding_model(model, device, dtype, model_kwargs)
         placement = _placement(loaded, chosen, chosen.position or policy)
         opened = MemoryBank.open(
             bank,
-            encoding=encoding_identity(loaded, tokenizer, _TEXT_FORMAT),
+            encoding=encoding,
             spec=loaded.spec,
             embedder=embedder,
             settings=chosen,
@@ -264,17 +258,8 @@ class MemLong(Archiving):
         """
         return examine(self.engine, repair=repair)
 
-    @staticmethod
-    def upgrade(
-        bank: str | Path, *, database: str | None = None, timeout_s: float = 30.0
-    ) -> Upgraded:
-        """Bring a bank of an older version up to date; a backup of bank.sqlite is made first.
-
-        Of a `database` in PostgreSQL no backup is made: dump it first.
-
-        Raises StoreVersionError for a bank of a newer version, StoreError when there is none.
-        """
-        return upgrade(bank, database=database, timeout_s=timeout_s)
+    rebuild = staticmethod(rebuild)
+    upgrade = staticmethod(upgrade)
 
     @staticmethod
     def encrypt(

@@ -8,6 +8,8 @@ from memlong_agent.memory.carriers import (
     Draft,
     Hit,
     Written,
+    chunk_vectors,
+    embedded_parts,
     mean_vectors,
     recall_record,
 )
@@ -22,6 +24,8 @@ __all__ = [
     "ItemBank",
     "MemoryBank",
     "Written",
+    "chunk_vectors",
+    "embedded_parts",
     "log_priors",
     "mean_vectors",
     "recall_record",

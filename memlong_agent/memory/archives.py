@@ -11,7 +11,7 @@ from pathlib import Path
 
 from memlong_agent.config import Settings
 from memlong_agent.embedding import Embedder
-from memlong_agent.memory.carriers import Draft, mean_vectors, new_memory
+from memlong_agent.memory.carriers import Draft, chunk_vectors, new_memory
 from memlong_agent.storage import Counted, Manifest, NewChunk, NewMemory, Owner, Storage
 
 Tokenize = Callable[[list[str]], list[list[int]]]
@@ -82,6 +82,4 @@ class ArchiveBank:
         return counted, sum(self._evict(owner, ()) for owner in counted.owners)
 
     def _encoded(self, draft: Draft) -> Sequence[NewChunk]:
-        parts = draft.embedded_texts
-        found = self._embedder.embed_texts([text for some in parts for text in some])
-        return new_memory(draft, mean_vectors(found, [len(some) for some in parts])).chunks
+        return new_memory(draft, chunk_vectors(self._embedder, draft.embedded_texts)).chunks

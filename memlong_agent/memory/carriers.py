@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from memlong_agent.chunking import ChunkText
-from memlong_agent.embedding import Vectors
+from memlong_agent.embedding import Embedder, Vectors
 from memlong_agent.kv import KVChunk
 from memlong_agent.records import Memory, Recall, said
 from memlong_agent.storage import NewChunk, NewMemory, StoredChunk, StoredMemory
@@ -49,15 +49,8 @@ class Draft:
 
     @property
     def embedded_texts(self) -> list[list[str]]:
-        """What is embedded of each chunk: of an exchange what each side said, without its role; of
-        a document its body.
-
-        A header is `[2026-11-20 14:05] User: ` or `[source] `, and no source holds a bracket.
-        """
-        return [
-            (chunk.header.partition("] ")[2] and said(chunk.body)) or [chunk.body]
-            for chunk, _ in self.chunks
-        ]
+        """What is embedded of each chunk."""
+        return [embedded_parts(chunk.header, chunk.body) for chunk, _ in self.chunks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +74,26 @@ class Hit:
     """Place in the fused order, from 0."""
     log_prior: float
     """What the chunk adds to its attention logits: 0 for the best by cosine and shared words."""
+
+
+def embedded_parts(header: str, body: str) -> list[str]:
+    """What is embedded of a chunk: of an exchange what each side said, without its role; of a
+    document its body.
+
+    A header is `[2026-11-20 14:05] User: ` or `[source] `, and no source holds a bracket.
+    """
+    return (header.partition("] ")[2] and said(body)) or [body]
+
+
+def chunk_vectors(embedder: Embedder, texts: Sequence[Sequence[str]]) -> list[Vectors | None]:
+    """Unit vectors (E,) of chunks by what is embedded of each; all in one call of the embedder.
+
+    A model can answer a text it does not know with zeros, which point nowhere and which no index
+    takes: such a chunk has None, and is found by its words only.
+    """
+    found = embedder.embed_texts([part for parts in texts for part in parts])
+    vectors = mean_vectors(found, [len(parts) for parts in texts])  # (N, E)
+    return [row if row.any() and np.isfinite(row).all() else None for row in vectors]
 
 
 def mean_vectors(vectors: Vectors, counts: Sequence[int]) -> Vectors:
@@ -107,17 +120,15 @@ def user_said(messages: Sequence[Mapping[str, Any]] | None) -> list[Any]:
     return [each.get("content") for each in messages or () if each.get("role") == "user"]
 
 
-def new_memory(draft: Draft, vectors: Vectors) -> NewMemory:
-    """A draft with the vectors (N, E) of its N chunks; E = 0 is no vector."""
+def new_memory(draft: Draft, vectors: Sequence[Vectors | None]) -> NewMemory:
+    """A draft with the vectors (E,) of its chunks."""
     chunks = [
         NewChunk(
             header=text.header,
             text=text.body,
             token_ids=text.token_ids,
             kv=kv,
-            # A model can answer a text it does not know with zeros, which point nowhere and which
-            # no index takes: the chunk is then found by its words only.
-            vector=vector if vector.any() and np.isfinite(vector).all() else None,
+            vector=vector,
         )
         for (text, kv), vector in zip(draft.chunks, vectors, strict=True)
     ]

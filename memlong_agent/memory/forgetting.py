@@ -16,7 +16,7 @@ from memlong_agent.embedding import Embedder
 from memlong_agent.errors import StoreError
 from memlong_agent.index import Backend
 from memlong_agent.memory.archives import ArchiveBank
-from memlong_agent.memory.carriers import Draft, mean_vectors, memory_record, new_memory
+from memlong_agent.memory.carriers import Draft, chunk_vectors, memory_record, new_memory
 from memlong_agent.memory.evict import victims
 from memlong_agent.memory.items import ItemBank
 from memlong_agent.memory.recall import Finder
@@ -109,9 +109,8 @@ class ForgettingBank:
 
     def _embedded(self, drafts: Sequence[Draft]) -> list[NewMemory]:
         """All chunks of all drafts embedded in one call."""
-        chunks = [parts for draft in drafts for parts in draft.embedded_texts]
-        found = self._embedder.embed_texts([part for parts in chunks for part in parts])
-        vectors = mean_vectors(found, [len(parts) for parts in chunks])  # (N, E)
+        texts = [parts for draft in drafts for parts in draft.embedded_texts]
+        vectors = chunk_vectors(self._embedder, texts)
         memories, start = [], 0
         for draft in drafts:
             stop = start + len(draft.chunks)

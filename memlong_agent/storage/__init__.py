@@ -21,6 +21,7 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.conversion import change_key, encrypt
 from memlong_agent.storage.items import Binding, ItemStore, Namespace, NewItem, StoredItem
 from memlong_agent.storage.keys import Key, key_from, needed_key
+from memlong_agent.storage.rebuilding import Old, Rebuilding
 from memlong_agent.storage.sql import Storage
 from memlong_agent.storage.upgrade import Upgraded, upgrade
 from memlong_agent.storage.upkeep import Condition
@@ -39,8 +40,10 @@ __all__ = [
     "NewChunk",
     "NewItem",
     "NewMemory",
+    "Old",
     "Owner",
     "OwnerStats",
+    "Rebuilding",
     "RecallMark",
     "Storage",
     "StoredChunk",

@@ -16,15 +16,14 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, bindparam, delete, func, select, update
 
 from memlong_agent.errors import StoreError, StoreLockedError
-from memlong_agent.storage import faults, migrations, reads, rows, sealing, writes
+from memlong_agent.storage import faults, guard, migrations, reads, rows, sealing, upkeep, writes
 from memlong_agent.storage.blobs import BlobStore, FileBlobs
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
 from memlong_agent.storage.items import sealed_item
 from memlong_agent.storage.keys import Key
-from memlong_agent.storage.kvfile import BlobRef, looks_plain
+from memlong_agent.storage.kvfile import BlobRef, looks_plain, spec_from_json
 from memlong_agent.storage.models import blobs, chunks, items, memories, meta, vectors
-from memlong_agent.storage.reading import spec_from_json
 from memlong_agent.storage.seal import AesGcm, Cipher
 from memlong_agent.storage.upgrade import drop_backups
 
@@ -148,8 +147,9 @@ def _convert(db: Database, store: FileBlobs, key: Key, on_progress: Progress | N
             for ids in _seal_files(conn, store, sealed, on_progress):
                 made += ids
             writes.set_meta(conn, _LEFT, "1")
+            guard.new_epoch(conn)
     except BaseException:
-        _withdraw(db, store, made)
+        upkeep.withdraw(db, store, made)
         raise
     db.cipher = store.cipher = sealed.cipher
 
@@ -240,15 +240,6 @@ def _all(conn: Connection, query: Select[Any], table: Table) -> Iterator[Sequenc
 def _change(conn: Connection, table: Table, changes: Sequence[dict[str, Any]]) -> None:
     (key,) = table.primary_key.columns
     conn.execute(update(table).where(key == bindparam("row")), changes)
-
-
-def _withdraw(db: Database, store: FileBlobs, blob_ids: Sequence[str]) -> None:
-    try:
-        with db.settled() as conn:
-            kept = reads.known_blobs(conn, blob_ids)
-        store.remove(set(blob_ids) - kept)
-    except StoreError as exc:  # sealed and without rows: the next sweep removes them
-        _log.warning("Files of an unfinished encryption are left to the next sweep: %s", exc)
 
 
 def _files(folder: Path) -> Iterator[Path]:

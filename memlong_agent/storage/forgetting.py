@@ -7,6 +7,7 @@ Every call is one transaction; then the K/V files go, and with `purge` the last 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
@@ -65,14 +66,18 @@ class Forgetter(Reader):
         for a blank text.
         """
         pattern = matching.pattern(text)
+        with self._db.scope() as conn:  # 5 s for 1e5 memories, in which others may write
+            seen = _containing(conn, owner, pattern)
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
-            found: set[int | None] = set(matching.memories_with(conn, owner_pk, pattern))
+            if (owner_pk, reads.last_event(conn, owner_pk)) != seen[0]:
+                seen = _containing(conn, owner, pattern)
+            found = seen[1]
             for item_pk, memory_pk, texts in owned_items(conn, owner_pk):
                 if matching.holds(pattern, texts):
                     delete_items(conn, [item_pk])
-                    found.add(memory_pk)
-            pks = sorted(pk for pk in found if pk is not None)
+                    found |= set() if memory_pk is None else {memory_pk}
+            pks = sorted(found)
             told = mentions(conn, owner_pk, pks)
             unused = forget_memories(conn, self._lexical, owner_pk, pks)
         return self._forgotten(len(pks), told, unused, purge)
@@ -192,6 +197,15 @@ class Forgetter(Reader):
                 f"The memories are forgotten, but some of their K/V files are still there: {exc} "
                 "Then sweep the bank."
             ) from exc
+
+
+def _containing(
+    conn: Connection, owner: Owner, pattern: re.Pattern[str]
+) -> tuple[tuple[int, int], set[int]]:
+    """The owner's key and newest event, and the keys of the memories that contain a text."""
+    owner_pk = reads.owner_row(conn, owner)[0]
+    state = (owner_pk, reads.last_event(conn, owner_pk))
+    return state, set(matching.memories_with(conn, owner_pk, pattern))
 
 
 def mentions(conn: Connection, owner_pk: int, pks: Sequence[int]) -> tuple[str, ...]:

@@ -43,6 +43,24 @@ class BlobRef:
     """xxh3_64 of the whole file, 16 hexadecimal digits."""
 
 
+def spec_to_json(spec: KVSpec) -> str:
+    """As the bank records it."""
+    values = {
+        "layers": list(spec.layers),
+        "kv_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "dtype": str(spec.dtype).removeprefix("torch."),
+    }
+    return json.dumps(values, sort_keys=True)
+
+
+def spec_from_json(text: str) -> KVSpec:
+    """The opposite of :func:`spec_to_json`."""
+    values = json.loads(text)
+    dtype: torch.dtype = getattr(torch, values["dtype"])
+    return KVSpec(tuple(values["layers"]), values["kv_heads"], values["head_dim"], dtype)
+
+
 def header_of(spec: KVSpec, tokens: int) -> bytes:
     """Length word and padded JSON of a chunk's file; its size is a multiple of 4096."""
     shape = [spec.kv_heads, tokens, spec.head_dim]

@@ -73,10 +73,6 @@ class Lexical(Protocol):
         """Leave no word of a removed chunk in the index's pages; in a transaction of its own."""
         ...
 
-    def drop(self, conn: Connection) -> None:
-        """Remove the index itself: an encrypted bank keeps none in its database."""
-        ...
-
 
 class LexicalTable(Lexical, Protocol):
     """A word index in a table of the bank's own database."""

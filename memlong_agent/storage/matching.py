@@ -28,6 +28,8 @@ _DOCUMENT = "document"
 
 def folded(text: str) -> str:
     """The text without the differences that make none."""
+    if text.isascii():
+        return text.lower()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 

@@ -72,8 +72,11 @@ class RamLexical:
         with self._following(conn) as words:
             self._fts.optimize(words)
 
-    def drop(self, conn: Connection) -> None:
-        """Nothing: it is not in the database."""
+    def close(self) -> None:
+        """Let go of the words."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._engine.dispose()
 
     def _begin_anew(self) -> None:
         self._pid, self._lock, self._seq = os.getpid(), threading.Lock(), 0

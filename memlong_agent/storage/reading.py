@@ -6,13 +6,11 @@ except :meth:`Reader.vectors`, which is a stream of such states.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 
 import numpy as np
-import torch
 
 from memlong_agent.errors import ConfigError, MemoryNotFoundError, StoreCorruptError
 from memlong_agent.identity import Identity
@@ -32,7 +30,7 @@ from memlong_agent.storage.base import (
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.contract import StorageBase
 from memlong_agent.storage.database import Database
-from memlong_agent.storage.kvfile import BlobRef
+from memlong_agent.storage.kvfile import BlobRef, spec_from_json
 from memlong_agent.storage.lexical import Lexical
 
 
@@ -265,19 +263,3 @@ class Reader(StorageBase):
         with self._db.scope() as conn:
             text = reads.meta_value(conn, key)
         return None if text is None else Identity.from_json(text)
-
-
-def spec_to_json(spec: KVSpec) -> str:
-    values = {
-        "layers": list(spec.layers),
-        "kv_heads": spec.kv_heads,
-        "head_dim": spec.head_dim,
-        "dtype": str(spec.dtype).removeprefix("torch."),
-    }
-    return json.dumps(values, sort_keys=True)
-
-
-def spec_from_json(text: str) -> KVSpec:
-    values = json.loads(text)
-    dtype: torch.dtype = getattr(torch, values["dtype"])
-    return KVSpec(tuple(values["layers"]), values["kv_heads"], values["head_dim"], dtype)

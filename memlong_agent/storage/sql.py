@@ -15,7 +15,7 @@ from typing import Self
 
 from sqlalchemy import update
 
-from memlong_agent.errors import IncompatibleMemoryError, StoreError
+from memlong_agent.errors import StoreError
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import (
@@ -42,11 +42,11 @@ from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
 from memlong_agent.storage.forgetting import Forgetter, mentions, note_forgotten
+from memlong_agent.storage.guard import Guard
 from memlong_agent.storage.items import ItemStore
 from memlong_agent.storage.keys import Key
 from memlong_agent.storage.models import memories as memory_table
 from memlong_agent.storage.ram_lexical import RamLexical
-from memlong_agent.storage.reading import spec_to_json
 
 _log = logging.getLogger("memlong_agent.storage")
 
@@ -54,8 +54,11 @@ _log = logging.getLogger("memlong_agent.storage")
 class Storage(Forgetter):
     """One memory bank. :class:`StorageBase` says what is promised and what is not.
 
-    Every call may raise StoreLockedError (busy past the timeout) and StoreError (the disk).
+    Every call may raise StoreLockedError (busy past the timeout), StoreError (the disk), and
+    IncompatibleMemoryError when another process has rebuilt the bank for another model meanwhile.
     """
+
+    _guarded = True
 
     def __init__(
         self,
@@ -69,12 +72,15 @@ class Storage(Forgetter):
     ) -> None:
         super().__init__(db, blobs, db.lexical(), clock, grace_s)
         self.items = ItemStore(db, clock)
+        self._guard = Guard(db)
         try:
             sealing.unlock(db, blobs, key)
             migrations.prepare(db, clock(), upgrade=upgrade)
             sealing.begin(db, blobs, key)
             if db.cipher.sealed:
                 conversion.finish_if_idle(db, blobs)
+            if self._guarded:
+                db.guard = self._guard
             with db.scope() as conn:
                 self._secret = sealing.secret_of(db, conn)
                 if db.cipher.sealed:
@@ -127,6 +133,8 @@ class Storage(Forgetter):
         """Let go of files and connections; a bank in memory is gone."""
         self._db.close()
         self._blobs.close()
+        if isinstance(self._lexical, RamLexical):
+            self._lexical.close()
 
     def claim(self, encoding: Identity, spec: KVSpec) -> None:
         """Record the model of a new bank, or check that this is the one that wrote it.
@@ -134,27 +142,12 @@ class Storage(Forgetter):
         Raises:
             IncompatibleMemoryError: it is not; names each difference.
         """
-        mine = {"encoding": encoding.to_json(), "kv_spec": spec_to_json(spec)}
-        theirs = self._claim(mine)
-        found = encoding.differences(Identity.from_json(theirs["encoding"]))
-        if theirs["kv_spec"] != mine["kv_spec"]:
-            found.append(f"K/V: {mine['kv_spec']} here, {theirs['kv_spec']} in the bank")
-        if found:
-            raise IncompatibleMemoryError(
-                f"The bank at {self._db.place} was encoded by another model: {'; '.join(found)}. "
-                "Open it with the model that wrote it, or begin another bank folder."
-            )
+        self._guard.claim(encoding, spec)
         self._known_spec = spec
 
     def claim_retrieval(self, retrieval: Identity) -> None:
         """As :meth:`claim`, for the embedder that makes the vectors."""
-        theirs = self._claim({"retrieval": retrieval.to_json()})
-        found = retrieval.differences(Identity.from_json(theirs["retrieval"]))
-        if found:
-            raise IncompatibleMemoryError(
-                f"The vectors in {self._db.place} come from another embedder: {'; '.join(found)}. "
-                "Use the embedder that wrote them, or begin another bank folder."
-            )
+        self._guard.claim_retrieval(retrieval)
 
     def add(self, owner: Owner, memories: Sequence[NewMemory]) -> list[StoredMemory]:
         """Write memories, all or none; returns one record for each, in order.
@@ -271,7 +264,8 @@ class Storage(Forgetter):
 
     def condition(self) -> upkeep.Condition:
         """What is no fault of the bank, but worth knowing."""
-        return upkeep.condition(self._db, self._clock())
+        built_s = self._lexical.built_s if isinstance(self._lexical, RamLexical) else None
+        return upkeep.condition(self._db, self._clock(), built_s)
 
     def repair(self, encode: repair.Encode, embed: repair.Embed) -> list[str]:
         """Make anew what is derived from the text and missing or damaged: K/V, vectors, words,
@@ -284,17 +278,6 @@ class Storage(Forgetter):
         if swept.files or swept.memories:
             done.append(f"{swept.files} stray files, {swept.memories} unfinished memories removed")
         return done
-
-    def _claim(self, mine: dict[str, str]) -> dict[str, str]:
-        with self._db.scope() as conn:
-            found = {key: reads.meta_value(conn, key) for key in mine}
-        if None in found.values():
-            with self._db.scope(write=True) as conn:
-                for key, value in mine.items():
-                    found[key] = reads.meta_value(conn, key)
-                    if found[key] is None:
-                        writes.set_meta(conn, key, value)
-        return {key: found[key] or value for key, value in mine.items()}
 
     @contextmanager
     def _published(self, memories: Sequence[NewMemory]) -> Iterator[list[writes.Prepared]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
-from memlong_agent.errors import MemLongError, StoreCorruptError
+from memlong_agent.errors import MemLongError, StoreCorruptError, StoreKeyError
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import reads, writes
 from memlong_agent.storage.base import Swept
@@ -36,13 +36,15 @@ class Condition:
     database: str
     """Program and version that hold the rows."""
     encrypted: bool
+    word_index_s: float | None
+    """Seconds that building an encrypted bank's word index in memory took when it was opened."""
     pending: int
     """Memories of turns that run, or died less than the grace period ago."""
     expired: int
     """Memories whose time is over and that are still there; never recalled."""
 
 
-def condition(db: Database, now: datetime) -> Condition:
+def condition(db: Database, now: datetime, word_index_s: float | None) -> Condition:
     """Reads three numbers and two names."""
     expired = memories.c.expires_at <= now
     with db.scope() as conn:
@@ -52,6 +54,7 @@ def condition(db: Database, now: datetime) -> Condition:
             schema=conn.scalar(steps) or "",
             database=f"{_PROGRAMS[conn.dialect.name]} {version}",
             encrypted=db.cipher.sealed,
+            word_index_s=word_index_s,
             pending=_number(conn, memories.c.pending.is_not(None)),
             expired=_number(conn, expired),
         )
@@ -79,8 +82,11 @@ def withdraw(db: Database, store: BlobStore, blob_ids: Sequence[str]) -> None:
     be asked or removed now is a stray for the sweep.
     """
     with suppress(MemLongError):
-        with db.settled() as conn:
-            kept = reads.known_blobs(conn, blob_ids)
+        try:
+            with db.settled() as conn:
+                kept = reads.known_blobs(conn, blob_ids)
+        except StoreKeyError:  # encrypted meanwhile: these are plain, no row names them now
+            kept = set()
         store.remove(set(blob_ids) - kept)
 
 

@@ -326,7 +326,7 @@ def _insert_vectors(conn: Connection, made: Sequence[tuple[int, NewChunk, BlobRe
     if wrong:
         raise ConfigError(
             f"This bank holds vectors of length {first // 4}; got {wrong.pop() // 4}. Use the "
-            "embedder that wrote it, or begin another bank folder."
+            "embedder that wrote it, or make all vectors anew: memlong rebuild --vectors."
         )
     sealed = [{"chunk_pk": pk, "vector": cipher.seal(v, "vectors.vector", pk)} for pk, v in new]
     conn.execute(insert(vectors), sealed)

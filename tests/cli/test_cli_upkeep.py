@@ -1,4 +1,4 @@
-"""`memlong upgrade` on a bank that 0.1.0 wrote."""
+"""`memlong upgrade` on a bank that 0.1.0 wrote, and `memlong rebuild` for another model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-from cli_results import Run
+from cli_results import KEY, Run, line_of, objects, ok
+
+from memlong_agent.layout import MemoryLayout
+from memlong_agent.testing import tiny_checkpoint
 
 OLD = Path(__file__).parents[1] / "assets" / "banks" / "0.1.0"
 
@@ -41,3 +44,30 @@ def test_upgrade_without_a_bank_is_a_mistake(memlong: Run, tmp_path: Path) -> No
     missing = memlong("upgrade", "--bank", str(tmp_path / "absent"))
     assert missing.exit_code == 2 and "no bank at" in missing.stderr
     assert not (tmp_path / "absent").exists()
+
+
+def test_rebuild_makes_a_bank_usable_for_another_model(
+    memlong: Run, noted: str, tmp_path: Path
+) -> None:
+    other = str(tiny_checkpoint(tmp_path / "other", layout=MemoryLayout.memlong(4), seed=1))
+    refused = line_of(memlong("list", "--model", other))
+    assert "weights up to the memory layer" in refused and "memlong rebuild --bank" in refused
+    done = ok(memlong("rebuild", "--model", other))
+    assert "1 memory, 1 chunk" in done and "weights up to the memory layer" in done
+    [memory] = objects(memlong("list", "--model", other, "--json"))
+    assert (memory["id"], memory["text"].strip()) == (noted, KEY)
+
+
+def test_rebuild_of_vectors_and_its_json(memlong: Run, noted: str) -> None:
+    [record] = objects(memlong("rebuild", "--vectors", "--embedder", "lexical", "--json"))
+    assert (record["memories"], record["resumed"]) == (1, False)
+    assert record["changes"][0].startswith("embedder: lexical here, hash")
+    refused = line_of(memlong("search", "spare key"))
+    assert "memlong rebuild --vectors" in refused
+    assert noted in ok(memlong("search", "spare key", "--embedder", "lexical"))
+
+
+def test_rebuild_of_what_is_no_bank_is_a_mistake(memlong: Run, tmp_path: Path) -> None:
+    assert "no bank at" in line_of(memlong("rebuild", "--bank", str(tmp_path / "absent")))
+    both = line_of(memlong("rebuild", "--vectors", "--chunk-tokens", "64"))
+    assert "--chunk-tokens" in both

@@ -53,7 +53,8 @@ def test_nothing_that_was_said_is_in_the_folder(open_memlong: Open, tmp_path: Pa
     again = open_memlong(key=KEY)
     assert any("Quarzkristall" in each.text for each in again.memories(user_id="anna").list())
     assert again.items().get(("a", "b"), "k") is not None
-    assert again.doctor().problems == ()
+    found = again.doctor()
+    assert found.problems == () and found.encrypted and (found.word_index_s or 0) > 0
     assert leaks(folder) == []
 
 

@@ -362,6 +362,8 @@ def test_in_postgresql_too(tmp_path: Path, clock: Clock, postgres: Any) -> None:
         assert [hit.chunk.text for hit in sealed.search(ALICE, "velora")] == ["the velora stone"]
         sealed.delete(ALICE, [stored.id])
         assert sealed.verify() == []
+        files = [path for path in (tmp_path / "sealed").rglob("*") if path.is_file()]
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     with pytest.raises(StoreKeyError, match="is encrypted"):
         Storage.open(tmp_path / "sealed", database=url)
 

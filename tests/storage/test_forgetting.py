@@ -6,12 +6,13 @@ import random
 import sqlite3
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bank_making import ALICE, BOB, MODEL, NOON, SPEC, Clock, memory
 
 from memlong_agent.errors import ConfigError, StoreLockedError
-from memlong_agent.storage import Binding, NewItem, NewMemory, Owner, RecallMark, Storage
+from memlong_agent.storage import Binding, NewItem, NewMemory, Owner, RecallMark, Storage, matching
 from memlong_agent.storage import scrub as scrubbing
 from memlong_agent.storage.matching import folded, holds, pattern
 from memlong_agent.storage.sqlite import SqliteDatabase
@@ -288,3 +289,22 @@ def test_no_cached_page_brings_old_bytes_back(tmp_path: Path) -> None:
         data = (tmp_path / "bank" / "bank.sqlite").read_bytes()
         assert b"canary0099" in data and b"canary01" not in data
         assert one.verify() == []
+
+
+def test_what_is_written_while_texts_are_searched_is_found_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Storage.open(tmp_path / "bank") as one, Storage.open(tmp_path / "bank") as two:
+        one.claim(MODEL, SPEC)
+        put(one, memory("rex at first"), memory("stays"))
+        real, late = matching.memories_with, ["rex comes late"]
+
+        def searched(*arguments: Any) -> list[int]:
+            found = list(real(*arguments))
+            if late:
+                put(two, memory(late.pop()))
+            return found
+
+        monkeypatch.setattr(matching, "memories_with", searched)
+        assert one.forget(ALICE, "rex").memories == 2
+        assert texts(two) == ["stays"]

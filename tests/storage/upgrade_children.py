@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -41,32 +42,43 @@ class Boundaries:
 
         setattr(os, name, call)
 
+    def everywhere(self) -> None:
+        """Count what changes files, every statement and every commit."""
+        for name in ("fsync", "rename", "unlink"):
+            self.around(name)
+        event.listen(Engine, "after_cursor_execute", lambda *_: self("after a statement"))
+        event.listen(Engine, "commit", lambda _: self("before commit"))
 
-def die(order: dict[str, Any], pipe: int) -> None:
-    mark = Boundaries(order["boundary"], pipe)
-    for name in ("fsync", "rename", "unlink"):
-        mark.around(name)
-    event.listen(Engine, "after_cursor_execute", lambda *_: mark("after a statement"))
-    event.listen(Engine, "commit", lambda _: mark("before commit"))
+
+def serve(life: Callable[[dict[str, Any], Boundaries], None]) -> None:
+    """Fork a child for each order; it dies at the boundary asked for, or after all."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            try:
+                mark = Boundaries(order["boundary"], writing)
+                life(order, mark)
+                mark("after all")
+                os.kill(os.getpid(), signal.SIGKILL)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                sys.stderr.flush()
+            os._exit(1)
+        os.close(writing)
+        with os.fdopen(reading) as told:
+            names = told.read().splitlines()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        sys.stdout.write(json.dumps(names) + "\n")
+        sys.stdout.flush()
+
+
+def upgraded(order: dict[str, Any], mark: Boundaries) -> None:
+    mark.everywhere()
     upgrade(order["bank"])
-    mark("after all")
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
-for line in sys.stdin:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        try:
-            die(json.loads(line), writing)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as told:
-        names = told.read().splitlines()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    sys.stdout.write(json.dumps(names) + "\n")
-    sys.stdout.flush()
+if __name__ == "__main__":
+    serve(upgraded)

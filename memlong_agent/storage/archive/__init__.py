@@ -28,8 +28,8 @@ from memlong_agent.storage.archive.zipped import read_bytes, read_entries
 from memlong_agent.storage.base import Owner
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.database import Database
+from memlong_agent.storage.kvfile import spec_from_json
 from memlong_agent.storage.lexical import Lexical
-from memlong_agent.storage.reading import spec_from_json
 
 __all__ = ["Archives", "Counted", "Encode", "Manifest", "Progress", "Tokenize"]
 

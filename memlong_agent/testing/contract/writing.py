@@ -74,7 +74,7 @@ class Writing:
 
     def test_a_batch_is_all_or_nothing(self, bank: Storage) -> None:
         wrong = replace(memory("b"), chunks=[replace(chunk("b"), vector=vector_of("b", 7))])
-        with pytest.raises(ConfigError, match=r"length 6; got 7.*another bank folder"):
+        with pytest.raises(ConfigError, match=r"length 6; got 7.*memlong rebuild"):
             bank.add(ALICE, [memory("a"), wrong])
         assert bank.list_memories(ALICE) == [] and bank.stats() == {}
 
@@ -204,12 +204,12 @@ class Writing:
         assert bank.kv_spec() == SPEC
         other = Identity({**MODEL.parts, "tokenizer": "cccc"})
         with pytest.raises(
-            IncompatibleMemoryError, match=r"tokenizer: cccc .*bbbb.*another bank folder"
+            IncompatibleMemoryError, match=r"tokenizer: cccc .*bbbb.*memlong rebuild"
         ):
             bank.claim(other, SPEC)
         with pytest.raises(IncompatibleMemoryError, match=r"K/V: .*float32.*bfloat16"):
             bank.claim(MODEL, replace(SPEC, dtype=torch.float32))
-        with pytest.raises(IncompatibleMemoryError, match=r"dim: 7 here, 6.*another bank folder"):
+        with pytest.raises(IncompatibleMemoryError, match=r"dim: 7 here, 6.*memlong rebuild"):
             bank.claim_retrieval(Identity({**EMBEDDER.parts, "dim": "7"}))
         assert (bank.encoding_identity(), bank.retrieval_identity()) == (MODEL, EMBEDDER)
 

@@ -19,7 +19,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from memlong_agent.memlong.memlong import BUNDLED
+from memlong_agent.memlong.loading import BUNDLED
 
 pytest.importorskip("langchain_huggingface", reason="pip install langchain-huggingface==1.2.3")
 

@@ -1,0 +1,122 @@
+"""Rebuilds that are killed go on where they stopped, and end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memlong_agent import IncompatibleMemoryError, MemLong
+from memlong_agent.layout import MemoryLayout
+from memlong_agent.storage import Owner
+from memlong_agent.testing import tiny_checkpoint
+
+HERE = Path(__file__).parent
+TEXT = "Paragraph {} is about thing {}. The harbor of Tarn is called Velmor.\n\n"
+ALICE = Owner("default", "user", "alice")
+Killed = Callable[[dict[str, Any]], list[str]]
+
+
+@pytest.fixture(scope="module")
+def kill() -> Iterator[Killed]:
+    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent / "storage")])
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "rebuild_children.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        text=True,
+    ) as helper:
+        assert helper.stdin is not None and helper.stdout is not None
+
+        def order(wanted: dict[str, Any]) -> list[str]:
+            assert helper.stdin is not None and helper.stdout is not None
+            helper.stdin.write(json.dumps(wanted) + "\n")
+            helper.stdin.flush()
+            names: list[str] = json.loads(helper.stdout.readline())
+            return names
+
+        yield order
+        helper.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("other")
+    return tiny_checkpoint(folder, layout=MemoryLayout.memlong(6), layers=6, seed=1)
+
+
+@pytest.fixture(scope="module")
+def bank(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Several batches of memories under `model_folder`."""
+    folder = tmp_path_factory.mktemp("banks") / "bank"
+    with MemLong(model_folder, folder, embedder="hash") as ml:
+        alice = ml.memories(user_id="alice", session_id="s")
+        alice.add("".join(TEXT.format(n, n) for n in range(90)), source="tarn.txt")
+        for n in range(12):
+            alice.add_turn(f"The key number {n} is under the teapot.", f"Noted: number {n}.")
+        ml.items().put(("a",), "k", {"drink": "tea"}, texts=["tea"])
+    return folder
+
+
+def contents(ml: MemLong) -> dict[str, Any]:
+    storage = ml.engine.bank._storage
+    assert storage.verify() == []
+    memories = storage.list_memories(ALICE, newest_first=False)
+    pks = [pk for memory in memories for pk in memory.chunk_pks]
+    kv = storage.read_kv(pks)
+    return {
+        "memories": [(m.id, m.text, m.created_at, m.chunks) for m in memories],
+        "chunks": [(c.memory_id, c.ordinal, c.text) for c in storage.chunks(ALICE, pks)],
+        "kv": [(each.keys.numpy().tobytes(), each.values.numpy().tobytes()) for each in kv],
+        "vectors": storage.vectors_of(ALICE, pks)[1].tobytes(),
+        "items": [(i.value, score) for i, score in ml.items().search(query="tea")],
+    }
+
+
+@pytest.mark.parametrize("vectors", [False, True], ids=["encoding", "vectors"])
+def test_a_killed_rebuild_goes_on(
+    vectors: bool, bank: Path, model_folder: Path, other: Path, kill: Killed, tmp_path: Path
+) -> None:
+    model, embedder = (model_folder, "lexical") if vectors else (other, "hash")
+    options = {"vectors": vectors, "embedder": embedder}
+    order = {"model": str(model), **options, "boundary": 10_000}
+
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(bank, tmp_path / name))
+
+    whole = copied("whole")
+    names = kill({**order, "bank": str(whole)})
+    assert names.count("after a batch") > 1 and names[-1] == "after all"
+    with MemLong(model, whole, embedder=embedder) as ml:
+        expected = contents(ml)
+    every = range(1, len(names))
+    last = {max(i for i, n in enumerate(names, 1) if n == name) for name in names}
+    batches = [i for i, name in enumerate(names, 1) if name == "after a batch"]
+    chosen = sorted((last | {1, *batches[:2]}) - {len(names)})
+    resumed = 0
+    for boundary in every if os.environ.get("MEMLONG_TESTS") == "full" else chosen:
+        folder = copied(str(boundary))
+        kill({**order, "bank": str(folder), "boundary": boundary})
+        begun = finished = False
+        try:
+            MemLong(model, folder, embedder=embedder).close()
+            finished = True
+        except IncompatibleMemoryError as refused:
+            begun = "is being rebuilt" in str(refused)
+        done = MemLong.rebuild(model, folder, **options)
+        assert done.resumed == begun
+        resumed += begun and done.memories < len(expected["memories"])
+        with MemLong(model, folder, embedder=embedder) as ml:
+            found = contents(ml)
+        assert found == expected, (boundary, names[boundary - 1], finished)
+        shutil.rmtree(folder)
+    assert resumed > 0
