@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks import soak
 from benchmarks.__main__ import MEASUREMENTS, SLOW, chosen, main, measured
 from benchmarks.rows import Bar, Options, Row, Spread, as_json, as_table, not_measured, row
 from benchmarks.rss import growth
@@ -160,3 +161,9 @@ def test_generated_text_is_the_same_by_seed_and_as_long_as_asked() -> None:
     pieces = list(paragraphs(200_000, seed=1))
     assert 200_000 <= sum(map(len, pieces)) < 200_000 + len(max(pieces, key=len)) + 1
     assert len(set(pieces)) == len(pieces)
+
+
+def test_a_short_soak_leaves_a_whole_bank_and_no_open_handle() -> None:
+    life = soak.live(rounds=4, added=20, deleted=5, recalled=5)
+    assert life.problems == [] and life.memories == [15, 30, 45, 60]
+    assert len(set(life.handles)) == 1 and len(life.grown) == 2

@@ -12,12 +12,14 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bank_making import ALICE, MODEL, SPEC, memory
+from bank_making import ALICE, MODEL, SPEC, kv_of, memory
 from sqlalchemy import event
 
+from memlong_agent.errors import MemoryNotFoundError
 from memlong_agent.kv import KVChunk, KVSpec
 from memlong_agent.storage import Owner, RecallMark, Storage
 from memlong_agent.storage.blobs import FileBlobs
@@ -84,7 +86,7 @@ def life_of_a_victim(order: dict[str, Any], pipe: int) -> None:
         if turn % 3 == 2:
             gone = mine.pop(chance.randrange(len(mine)))
             say("deleting", gone)
-            bank.delete(ALICE, [gone])
+            bank.delete(ALICE, [gone], purge=order.get("purge", True))
             say("deleted", gone)
         elif turn % 7 == 6:
             say("replacing", mine[-1], *texts)
@@ -94,6 +96,17 @@ def life_of_a_victim(order: dict[str, Any], pipe: int) -> None:
             (stored,) = bank.add(ALICE, [memory(*texts)])
             mine.append(stored.id)
             say("holds", stored.id, *texts)
+
+
+def watch(order: dict[str, Any], pipe: int) -> None:
+    """Read everything, over and over, while others write and die; each K/V must be its text's."""
+    with Storage.open(order["folder"]) as bank:
+        for _ in range(order["passes"]):
+            with suppress(MemoryNotFoundError):  # forgotten since it was listed
+                pks = [pk for each in bank.list_memories(ALICE) for pk in each.chunk_pks]
+                kept = bank.chunks(ALICE, pks)
+                for chunk, kv in zip(kept, bank.read_kv([c.pk for c in kept]), strict=True):
+                    assert kv.keys.equal(kv_of(chunk.text, 5).keys), chunk.text
 
 
 def add_and_recall(order: dict[str, Any], pipe: int) -> None:
@@ -120,7 +133,7 @@ def use_across_fork(order: dict[str, Any], pipe: int) -> None:
         assert len(bank.list_memories(ALICE)) == 3 and bank.verify() == []
 
 
-LIVES = {life.__name__: life for life in (life_of_a_victim, add_and_recall, use_across_fork)}
+LIVES = {life.__name__: life for life in (life_of_a_victim, watch, add_and_recall, use_across_fork)}
 
 
 def fork(life: Callable[[], object]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -172,6 +173,46 @@ def test_three_writers_are_killed_at_once(run: Run, tmp_path: Path) -> None:
         for order in orders:
             held, unsure = replay(Path(order["log"]))
             assert held and set(held) - unsure <= there
+
+
+@pytest.mark.timeout(3600)
+def test_four_processes_are_killed_inside_writes_again_and_again(run: Run, tmp_path: Path) -> None:
+    """Four writers on one bank end themselves at random places of a write while a fifth process
+    reads all there is. 24 kills; MEMLONG_TESTS=full makes it 208."""
+    folder, chance = tmp_path / "bank", random.Random(0)
+    with Storage.open(folder) as bank:
+        bank.claim(MODEL, SPEC)
+    logs: list[Path] = []
+    for number in range(52 if os.environ.get("MEMLONG_TESTS") == "full" else 6):
+        orders = []
+        for each in range(4):
+            logs.append(tmp_path / f"{number}-{each}.log")
+            logs[-1].touch()
+            victim = {"life": "life_of_a_victim", "folder": str(folder), "log": str(logs[-1])}
+            where = {"stage": chance.choice(STAGES)[0], "count": chance.randint(1, 9)}
+            orders.append({**victim, **where, "seed": len(logs), "purge": each == 0})
+        assert run([*orders, {"life": "watch", "folder": str(folder), "passes": 5}]) == [-9] * 4 + [
+            0
+        ]
+        check_shared(folder, logs)
+
+
+def check_shared(folder: Path, logs: list[Path]) -> None:
+    """All that each victim reported is there with its K/V; no row without file, no stray."""
+    with Storage.open(folder, grace_s=0) as bank:
+        bank.sweep()
+        assert bank.verify() == []
+        files = [path for path in (folder / "kv").rglob("*") if path.is_file()]
+        there = {each.id: each for each in bank.list_memories(ALICE)}
+        assert len(files) == sum(each.chunks for each in there.values())
+        for held, unsure in map(replay, logs):
+            assert set(held) - unsure <= set(there)
+            for memory_id in set(held) - unsure:
+                pks = there[memory_id].chunk_pks
+                texts = [each.text for each in bank.chunks(ALICE, pks)]
+                assert texts == held[memory_id]
+                for text, kv in zip(texts, bank.read_kv(pks), strict=True):
+                    assert torch.equal(kv.keys, kv_of(text, 5).keys)
 
 
 @pytest.mark.parametrize("stage", ["published", "before-commit", "before-unlink"])
