@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 
 from memlong_agent.embedding import Embedder, Vectors
 from memlong_agent.kv import KVChunk
-from memlong_agent.memory.carriers import mean_vectors
-from memlong_agent.records import said
+from memlong_agent.memory.carriers import chunk_vectors, embedded_parts
 from memlong_agent.storage import Condition, Storage, StoredChunk
 
 Encode = Callable[[Sequence[StoredChunk]], Sequence[KVChunk]]
@@ -34,12 +33,4 @@ class Repairs:
     def _embed(self, chunks: Sequence[StoredChunk]) -> Sequence[Vectors | None]:
         if not self._embedder.dimensions:
             return [None] * len(chunks)
-        parts = [_parts(chunk) for chunk in chunks]
-        found = self._embedder.embed_texts([part for each in parts for part in each])
-        vectors: Sequence[Vectors] = mean_vectors(found, [len(each) for each in parts])  # (N, E)
-        return vectors
-
-
-def _parts(chunk: StoredChunk) -> list[str]:
-    """What was embedded of a chunk when it was written, as of a Draft."""
-    return (chunk.header.partition("] ")[2] and said(chunk.text)) or [chunk.text]
+        return chunk_vectors(self._embedder, [embedded_parts(c.header, c.text) for c in chunks])

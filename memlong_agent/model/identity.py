@@ -2,7 +2,8 @@
 
 In: a model, its tokenizer, the version of the text format. Out: an :class:`Identity` of named
 parts. Left out on purpose: layers above the memory layers, gates, positions, head, chat template,
-device and library versions. They may change, and a bank stays valid.
+device and library versions. They may change, and a bank stays valid. A part may be added (banks of
+before are completed when they are opened), but what a part is made from may not change.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from memlong_agent.identity import Identity
 from memlong_agent.model.seam import MemoryModel
 
 _READ_BY_KV = ("input_layernorm", "self_attn.k_proj", "self_attn.v_proj", "self_attn.k_norm")
+_SETTINGS = ("rms_norm_eps", "hidden_act", "num_attention_heads")  # of layers, beside weights
+_ORIGINAL = "original_max_position_embeddings"
 _TOKENIZER_PARTS = ("model", "normalizer", "pre_tokenizer", "added_tokens")
 
 
@@ -39,9 +42,21 @@ def encoding_identity(
             "memory layers": ",".join(map(str, model.layout.memory_layers)),
             "text format": text_format,
             "compute dtype": str(model.lm.dtype).removeprefix("torch."),
+            "layer settings": _settings(model),
+            "first token": str(tokenizer.bos_token_id),
             "quantization": "none" if quantization is None else _digest(str(quantization)),
         }
     )
+
+
+def _settings(model: MemoryModel) -> str:
+    """What a layer computes beside its weights, as JSON."""
+    config = model.lm.config
+    found = {name: getattr(config, name, None) for name in _SETTINGS}
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") != "default" and _ORIGINAL not in rope:
+        found[_ORIGINAL] = config.max_position_embeddings  # what scaled RoPE then goes by
+    return json.dumps(found, sort_keys=True, default=str)
 
 
 def _weights_digest(model: MemoryModel) -> str:

@@ -49,6 +49,11 @@ def load_model(
     (`device_map`, `quantization_config`, `revision`, `trust_remote_code`) go to transformers.
     Raises UnsupportedModelError for unknown names and architectures without full attention.
     """
+    if "attn_implementation" in model_kwargs:
+        raise ConfigError(
+            "attn_implementation is memlong-agent's own: memory is read inside the attention. "
+            "Leave it out of model_kwargs."
+        )
     hub = {
         key: model_kwargs[key] for key in ("revision", "trust_remote_code") if key in model_kwargs
     }

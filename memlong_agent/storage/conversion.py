@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, bindparam, delete, func, select, update
 
 from memlong_agent.errors import StoreError, StoreLockedError
-from memlong_agent.storage import faults, guard, migrations, reads, rows, sealing, writes
+from memlong_agent.storage import faults, guard, migrations, reads, rows, sealing, upkeep, writes
 from memlong_agent.storage.blobs import BlobStore, FileBlobs
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
@@ -149,7 +149,7 @@ def _convert(db: Database, store: FileBlobs, key: Key, on_progress: Progress | N
             writes.set_meta(conn, _LEFT, "1")
             guard.new_epoch(conn)
     except BaseException:
-        _withdraw(db, store, made)
+        upkeep.withdraw(db, store, made)
         raise
     db.cipher = store.cipher = sealed.cipher
 
@@ -240,15 +240,6 @@ def _all(conn: Connection, query: Select[Any], table: Table) -> Iterator[Sequenc
 def _change(conn: Connection, table: Table, changes: Sequence[dict[str, Any]]) -> None:
     (key,) = table.primary_key.columns
     conn.execute(update(table).where(key == bindparam("row")), changes)
-
-
-def _withdraw(db: Database, store: FileBlobs, blob_ids: Sequence[str]) -> None:
-    try:
-        with db.settled() as conn:
-            kept = reads.known_blobs(conn, blob_ids)
-        store.remove(set(blob_ids) - kept)
-    except StoreError as exc:  # sealed and without rows: the next sweep removes them
-        _log.warning("Files of an unfinished encryption are left to the next sweep: %s", exc)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
-from memlong_agent.errors import MemLongError, StoreCorruptError
+from memlong_agent.errors import MemLongError, StoreCorruptError, StoreKeyError
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import reads, writes
 from memlong_agent.storage.base import Swept
@@ -82,8 +82,11 @@ def withdraw(db: Database, store: BlobStore, blob_ids: Sequence[str]) -> None:
     be asked or removed now is a stray for the sweep.
     """
     with suppress(MemLongError):
-        with db.settled() as conn:
-            kept = reads.known_blobs(conn, blob_ids)
+        try:
+            with db.settled() as conn:
+                kept = reads.known_blobs(conn, blob_ids)
+        except StoreKeyError:  # encrypted meanwhile: these are plain, no row names them now
+            kept = set()
         store.remove(set(blob_ids) - kept)
 
 

@@ -186,3 +186,15 @@ def test_what_cannot_be_encrypted(tmp_path: Path, plain: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(StoreKeyError, match=r"is not encrypted.*memlong encrypt"):
         change_key(plain, None, KEY)
+
+
+def test_who_has_the_plain_bank_open_must_open_it_anew(plain: Path) -> None:
+    with opened(plain, None) as early:
+        encrypt(plain, KEY)
+        with pytest.raises(StoreKeyError, match=r"was encrypted since.*Open it again"):
+            early.list_memories(ALICE)
+        with pytest.raises(StoreKeyError):
+            early.items.put("t", NewItem(("a",), "k", {"x": "Postfachwert"}))
+        with pytest.raises(StoreKeyError):
+            early.add(ALICE, [memory("Quarzkristall")])
+    assert traces(plain, NEEDLES) == []
