@@ -186,8 +186,23 @@ class Forgetter(Reader):
     ) -> Forgotten:
         self._drop_forgotten(unused)
         if purge:
-            self.purge()
+            self._purge_after()
         return Forgotten(memories=number, mentions=told)
+
+    def _purge_after(self) -> None:
+        """Purge when rows and files are gone already: an error must not look as if they were not.
+
+        A bank that is busy says so itself.
+        """
+        try:
+            self.purge()
+        except StoreLockedError:
+            raise
+        except StoreError as exc:
+            raise StoreError(
+                f"The memories are forgotten, but their last bytes are still there: {exc} Then run "
+                "memlong doctor, or call purge()."
+            ) from exc
 
     def _drop_forgotten(self, blob_ids: Sequence[str]) -> None:
         try:

@@ -250,7 +250,7 @@ OPERATIONS: dict[str, Operation] = {
         lambda bank: bank.discard_turn(ALICE, TURN), before=_pend, done_by_error=_FORGOTTEN
     ),
     "settle a turn": Operation(lambda bank: bank._storage.settle(ALICE, TURN), before=_pend),
-    "update": Operation(_update),
+    "update": Operation(_update, done_by_error=_FORGOTTEN),
     "delete": Operation(_delete("Rex"), done_by_error=_FORGOTTEN),
     "delete three": Operation(_delete("Rex", "three", "half"), done_by_error=_FORGOTTEN),
     "delete with an item": Operation(
