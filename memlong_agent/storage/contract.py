@@ -50,7 +50,7 @@ class StorageBase(ABC):
     * After a purge no byte of it is in the files of the bank: rows, word index, rearranged pages,
       write-ahead log and upgrade's backups of SQLite; tables and indexes of PostgreSQL. Deleting,
       forgetting, clearing, erasing and updating purge by themselves unless told not to; what has
-      expired, was replaced or evicted leaves its last bytes to the next purge, or the next opening.
+      expired, was replaced or evicted leaves its last bytes to the next purge.
     * `times_forgotten` rises in the same transaction, so that no process keeps a conversation
       that shows what was forgotten. What a turn that still runs had recalled before, it may repeat.
 

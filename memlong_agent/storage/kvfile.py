@@ -177,6 +177,6 @@ def checked(
 
 def damaged(name: str, expected: str, found: str) -> StoreCorruptError:
     return StoreCorruptError(
-        f"{name} is damaged: expected {expected}, found {found}. Its text is safe in bank.sqlite: "
-        "restore the file from a backup, or forget this memory and tell it again."
+        f"{name} is damaged: expected {expected}, found {found}. Its text is safe in the database: "
+        "memlong doctor --repair makes the file anew."
     )

@@ -93,7 +93,7 @@ def test_damage_is_found_and_named(folder_bank: Storage, tmp_path: Path, damage:
     with pytest.raises(StoreCorruptError) as caught:
         folder_bank.read_kv(stored.chunk_pks)
     said = str(caught.value)
-    assert str(path) in said and "restore the file from a backup" in said
+    assert str(path) in said and "memlong doctor --repair" in said
     assert ("checksum" in said) == (damage in ("flipped", "header"))
     assert folder_bank.verify() == [said]
 
