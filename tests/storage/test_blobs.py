@@ -229,6 +229,7 @@ def test_sweeping_takes_old_strays_and_nothing_else(folder_bank: Storage, tmp_pa
     others = [path.with_name("note.txt"), tmp_path / "bank" / "kv" / "README"]
     for other in strays + others:
         other.write_bytes(b"x")
+        other.chmod(0o600)
     assert folder_bank.sweep().files == 0  # young: another process may be about to commit
     make_old(tmp_path / "bank")
     assert len(folder_bank.verify()) == 2
