@@ -6,12 +6,12 @@ Each lies under tests/assets/banks/<version> with the model that wrote it and wh
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bank_copies import copied_bank
 from make_bank import BANKS, seen
 
 from memlong_agent import MemLong
@@ -26,10 +26,7 @@ def test_there_is_a_bank_to_open() -> None:
 @pytest.fixture(params=RELEASES)
 def release(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of one release's folder."""
-    copied = Path(shutil.copytree(BANKS / request.param, tmp_path / "release"))
-    for path in [copied / "bank", *(copied / "bank").rglob("*")]:
-        path.chmod(0o700 if path.is_dir() else 0o600)  # a checkout keeps no modes
-    return copied
+    return copied_bank(BANKS / request.param, tmp_path / "release")
 
 
 def opened(release: Path, expected: dict[str, Any]) -> MemLong:

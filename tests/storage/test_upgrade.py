@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import stat
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from bank_copies import copied_bank
 from bank_making import ALICE, MODEL, SPEC, memory
 from sqlalchemy import Connection
 
@@ -52,7 +52,7 @@ def steps(database: Path) -> list[str]:
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A copy of the bank that 0.1.0 wrote."""
-    return Path(shutil.copytree(OLD, tmp_path / "bank"))
+    return copied_bank(OLD, tmp_path / "bank")
 
 
 def test_the_backup_is_the_bank_as_it_was(old: Path) -> None:
@@ -163,14 +163,14 @@ def test_a_kill_leaves_the_old_schema_or_the_new_one(tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / "upgrade_children.py")]
     paths = {"PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}
     seen: dict[str, set[str]] = {}
-    expected = rows(Path(shutil.copytree(OLD, tmp_path / "untouched")) / "bank.sqlite")
+    expected = rows(copied_bank(OLD, tmp_path / "untouched") / "bank.sqlite")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | paths, text=True
     ) as helper:
         assert helper.stdin is not None and helper.stdout is not None
 
         def killed_at(boundary: int) -> tuple[Path, list[str]]:
-            bank = Path(shutil.copytree(OLD, tmp_path / f"{boundary}"))
+            bank = copied_bank(OLD, tmp_path / f"{boundary}")
             print(json.dumps({"bank": str(bank), "boundary": boundary}), file=helper.stdin)
             assert helper.stdin and helper.stdout
             helper.stdin.flush()
