@@ -30,7 +30,7 @@ MEASUREMENTS = {
     "encryption": "time of one turn's recall from an encrypted bank, against a plain one",
     "startup": "time that `memlong --help` and `import memlong_agent` add to an empty Python",
     "stalls": "longest stall of an event loop while the LangChain and LlamaIndex adapters reply",
-    "soak": "growth of memory and handles over 100,000 memories added, 10,000 deleted (10 minutes)",
+    "soak": "growth of memory and handles over 100,000 memories added, 10,000 deleted (30 minutes)",
     "rss": "growth of resident memory while 5 MB of text are read (not in --quick)",
 }
 SLOW = ("soak", "rss")

@@ -62,6 +62,7 @@ def test_each_measurement_is_a_file_and_each_file_is_described() -> None:
         "encryption",
         "startup",
         "stalls",
+        "soak",
         "rss",
     )
     files = (ROOT / "benchmarks").glob("*.py")
