@@ -5,7 +5,6 @@ PostgreSQL refuses to run as root: then it runs as `postgres` or `nobody`, in a 
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import pwd
@@ -65,8 +64,6 @@ class PostgresServer:
 
 def found() -> tuple[Path, dict[str, Any]] | str:
     """The folder of the programs and who may run them; or why there is no server."""
-    if importlib.util.find_spec("psycopg") is None:
-        return "psycopg is not installed"
     usual = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     path = os.pathsep.join([os.environ["PATH"], *map(str, usual)])
     control = shutil.which("pg_ctl", path=path)

@@ -39,6 +39,5 @@ def test_the_variable_names_the_database_too(
 def test_a_wrong_database_is_one_line_without_its_password(
     memlong: Run, note: str, url: str
 ) -> None:
-    pytest.importorskip("psycopg")
     line = line_of(memlong("add", note, "--database", url))
     assert "hunter2" not in line and "database" in line

@@ -248,7 +248,8 @@ def test_the_number_of_threads_does_not_matter(copy: Path) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        MemLong(copy / "model", copy / "bank", embedder="hash").close()
+        with MemLong(copy / "model", copy / "bank", embedder="hash") as ml:
+            assert ml.memories(user_id="alice").search("dog")[0].text == "My dog is called Rex."
     finally:
         torch.set_num_threads(before)
 

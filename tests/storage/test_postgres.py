@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from bank_making import ALICE, BOB, MODEL, NOON, SPEC, memory
 from postgres_server import PostgresServer, new_server
@@ -314,7 +315,6 @@ def test_without_the_driver_the_extra_is_named(
 def test_errors_of_the_server_end_with_what_to_do(
     state: str, kind: type[MemLongError], advice: str
 ) -> None:
-    psycopg = pytest.importorskip("psycopg")
     cause = psycopg.errors.lookup(state)("said the server\nDETAIL: Key (text)=(private)")
     said = faults.from_sql(ProgrammingError("SELECT", None, cause), "/bank with postgresql://", 3)
     assert type(said) is kind and advice in str(said)
@@ -322,7 +322,6 @@ def test_errors_of_the_server_end_with_what_to_do(
 
 
 def test_a_server_that_does_not_answer_is_told_from_a_bug() -> None:
-    psycopg = pytest.importorskip("psycopg")
     cause = psycopg.OperationalError("connection failed")
     said = faults.from_sql(OperationalError("", None, cause), "/bank", 3)
     assert "Start the PostgreSQL server" in str(said)
