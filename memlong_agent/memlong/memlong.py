@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
 
 from memlong_agent.chunking import clean_text
+from memlong_agent.closing import Closing
 from memlong_agent.config import PositionPolicy, Sampling, Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.engine import Engine, LiveWindow
@@ -52,7 +52,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemLong(Archiving):
+class MemLong(Archiving, Closing):
     """A model and its bank. Thread-safe; close it, or use it as a context manager.
 
     Args:
@@ -290,17 +290,6 @@ class MemLong(Archiving):
         self.closed = True
         self._recent.clear()
         self.engine.bank.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _order(self, owner: Owner, session_id: str) -> FairLock:
         """The order of a session's turns, one for all who hold the session."""

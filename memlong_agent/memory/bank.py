@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from memlong_agent.closing import Closing
 from memlong_agent.config import Scope, Settings
 from memlong_agent.embedding import Embedder, resolve_embedder
 from memlong_agent.errors import ConfigError, MemoryNotFoundError
@@ -50,7 +50,7 @@ _log = logging.getLogger("memlong_agent.memory")
 _TRIES = 3  # a chunk can be forgotten between its ranking and its reading
 
 
-class MemoryBank(ForgettingBank):
+class MemoryBank(ForgettingBank, Closing):
     """All memories of one model, of many owners. Safe between threads and processes.
 
     Every call may raise StoreLockedError (another process kept the bank busy) and StoreError.
@@ -99,17 +99,6 @@ class MemoryBank(ForgettingBank):
     def close(self) -> None:
         """Let go of files and connections; a bank in memory is gone."""
         self._storage.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def add(self, owner: Owner, drafts: Sequence[Draft], *, turn: str | None = None) -> Written:
         """Write memories, all or none, then evict if the owner is above capacity.

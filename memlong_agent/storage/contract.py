@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import Self
+from abc import abstractmethod
+
+from memlong_agent.closing import Closing
 
 
-class StorageBase(ABC):
+class StorageBase(Closing):
     """A bank. It takes owners, memories cut into chunks with K/V and vectors, and gives the same
     back, as plain frozen records. It knows no model, no embedder and no vector index; text is the
     truth, the rest is derived from it.
@@ -68,14 +68,3 @@ class StorageBase(ABC):
     def close(self) -> None:
         """Let go of files and connections; a bank in memory is gone. Calls after this raise
         StoreError."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from memlong_agent.closing import Closing
 from memlong_agent.storage.kvfile import BlobRef
 
 _TABLES = """
@@ -80,7 +80,7 @@ class Note:
     vectors: bytes | None = None
 
 
-class Scratch:
+class Scratch(Closing):
     """Rows by place. Raises sqlite3.Error; a broken UNIQUE is sqlite3.IntegrityError."""
 
     def __init__(self, folder: Path) -> None:
@@ -89,15 +89,8 @@ class Scratch:
             self._db.execute(statement)
         self._db.execute("BEGIN")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the nameless file, which is then gone."""
         self._db.close()
 
     def add(self, row: Row, chunks: list[ChunkRow]) -> None:
