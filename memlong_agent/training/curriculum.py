@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from memlong_agent.training.batches import Encoder, Row
 from memlong_agent.training.dialogues import MAX_MEMORIES, MemoryText, Sample, Turn, make_sample
 from memlong_agent.training.everyday import everyday_sample
+from memlong_agent.training.respell import respelled, spelling_pieces
 from memlong_agent.training.step import Phase
 
 
@@ -33,9 +34,15 @@ STAGES = (
 )
 LATE = Stage(1 << 30, MAX_MEMORIES, 0.08, 24)  # 24 turns fill a live window of 1,024 tokens
 MEMORY = Stage(1 << 30, MAX_MEMORIES, 0.06, 24)  # the memory phase
-RETRIEVED = (0.35, 0.35, 0.6)  # of rows, by round: what the real embedder finds
+RETRIEVED = (0.35, 0.35, 0.6, 0.6)  # of rows, by round: what the real embedder finds
+RESPELLED = (0.0, 0.0, 0.0, 0.4)  # of rows, by round: answers made of any piece of the vocabulary
 FEW = 0.5  # of the other rows: 1 to 3 memories, as many as recall mostly keeps
 EVERYDAY = 0.35  # of the other rows: hand-written wordings whose question shares few words
+
+
+def share_of(by_round: Sequence[float], again: int) -> float:
+    """The share of round `again`; rounds after the last that is listed are like it."""
+    return by_round[min(again, len(by_round) - 1)]
 
 
 class Curriculum:
@@ -45,16 +52,24 @@ class Curriculum:
         self,
         encoder: Encoder,
         prose: Sequence[str],
+        again: int = 0,
         retrieved: Sequence[Sample] = (),
-        share: float = 0.0,
     ) -> None:
-        self._encoder, self._prose = encoder, prose
-        self._retrieved, self._share = retrieved, share
+        self._encoder, self._prose, self._retrieved = encoder, prose, retrieved
+        self._share = share_of(RETRIEVED, again) if retrieved else 0.0
+        self._respelled = share_of(RESPELLED, again)
+        self._pieces = spelling_pieces(encoder.tokenizer) if self._respelled else ()
 
     def row(self, rng: random.Random, phase: Phase, step: int) -> Row:
         """One row of `phase` at `step`."""
+        sample = self._sample(rng, phase, step)
+        if self._respelled and rng.random() < self._respelled:
+            sample = respelled(rng, sample, self._pieces)
+        return self._encoder.row(sample, rng)
+
+    def _sample(self, rng: random.Random, phase: Phase, step: int) -> Sample:
         if rng.random() < self._share:
-            return self._encoder.row(rng.choice(self._retrieved), rng)
+            return rng.choice(self._retrieved)
         stage = MEMORY if phase == "memory" else next((s for s in STAGES if step < s.until), LATE)
         if rng.random() < EVERYDAY:
             sample = everyday_sample(rng, split="train")
@@ -64,7 +79,7 @@ class Curriculum:
         sample = _thinned(rng, sample, min(most, stage.memories))
         if rng.random() < stage.long_window:
             sample = self._long(rng, sample, stage.earlier_turns)
-        return self._encoder.row(sample, rng)
+        return sample
 
     def _long(self, rng: random.Random, sample: Sample, most: int) -> Sample:
         """The sample after `most` or fewer turns of other conversations, as in a long session."""

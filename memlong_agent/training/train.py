@@ -33,7 +33,7 @@ from memlong_agent.model import MemoryModel
 from memlong_agent.model.load import write_sidecar
 from memlong_agent.training.batches import Batch, Encoder, Row, collate, grouped
 from memlong_agent.training.card import write_card
-from memlong_agent.training.curriculum import RETRIEVED, Curriculum
+from memlong_agent.training.curriculum import RETRIEVED, Curriculum, share_of
 from memlong_agent.training.curve import plot_curve
 from memlong_agent.training.dialogues import Sample, make_sample
 from memlong_agent.training.everyday import everyday_sample
@@ -70,7 +70,7 @@ class TrainSettings(Frozen):
     batch_rows: int = Field(32, ge=1)
     base_steps: int = Field(4000, ge=0)
     memory_steps: int = Field(600, ge=0)
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(4, ge=1)
     """Times that both phases are run; those after the first have half its steps and rates."""
     base_rate: float = Field(2e-3, gt=0)
     memory_rate: float = Field(1e-3, gt=0)
@@ -187,17 +187,16 @@ class Trainer:
     def _curriculum(self, phase: Phase, again: int) -> Curriculum:
         if phase == "base" and not again:
             return Curriculum(self.encoder, self.prose)
-        share = RETRIEVED[min(again, len(RETRIEVED) - 1)]
-        return Curriculum(self.encoder, self.prose, self._retrieved(again, share), share)
+        return Curriculum(self.encoder, self.prose, again, self._retrieved(again))
 
-    def _retrieved(self, again: int, share: float) -> list[Sample]:
+    def _retrieved(self, again: int) -> list[Sample]:
         """As many as the longest stretch of the round draws, made once."""
         if again not in self._pools:
             from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
 
             phases = PHASES if again else PHASES[1:]
             steps = max(self.settings.steps(phase, again) for phase in phases)
-            wanted = math.ceil(share * steps * self.settings.batch_rows)
+            wanted = math.ceil(share_of(RETRIEVED, again) * steps * self.settings.batch_rows)
             seed = self.settings.seed
             self._pools[again] = retrieved_samples(seed, again, self.prose, wanted)
         return self._pools[again]
