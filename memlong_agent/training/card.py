@@ -30,9 +30,10 @@ knowledge, and must not be used to answer anything else.
 circuit (`memlong_agent/training/initial.py`), a base phase of all weights, then a memory phase with
 embeddings and layers 0 to {stored} frozen; then both again in each further round, half as long and
 at half the rate, partly on what MiniLM finds, from the fourth on with answers spelled anew from any
-piece of the vocabulary. Data: facts and dialogues invented by `memlong_agent.training`, everyday sentences written for it (`everyday.txt`), and docstrings of CPython {python}; torch {torch}. No other text. Values are split
-by hash into train and test. The run is in `training_log.jsonl`; it can be repeated (same scores
-within noise, not the same bytes).
+piece of the vocabulary. Data: facts and dialogues invented by `memlong_agent.training`, everyday
+sentences written for it (`everyday.txt`), and docstrings of CPython {python}; torch {torch}.
+No other text. Values are split by hash into train and test. The run is in `training_log.jsonl`; it
+can be repeated (same scores within noise, not the same bytes).
 
 ## What it scored
 

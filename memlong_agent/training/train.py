@@ -3,8 +3,9 @@
 Two phases, as in the paper: `base` trains a decoder from scratch, with its facts now in the window,
 now in memory; `memory` freezes embeddings and layers 0..m and tunes the layers above and the gates,
 from here on partly on what the real embedder retrieves. Both are repeated, shorter and slower, as
-warm restarts (Loshchilov & Hutter 2017), in the last round with answers spelled anew. In: settings and an output folder. Out: a plain Hugging
-Face folder with `memlong.json`, `training_log.jsonl` and, until finished, `checkpoint.pt`.
+warm restarts (Loshchilov & Hutter 2017), in the last round with answers spelled anew.
+In: settings and an output folder. Out: a plain Hugging Face folder with `memlong.json`,
+`training_log.jsonl` and, until finished, `checkpoint.pt`.
 """
 
 from __future__ import annotations
