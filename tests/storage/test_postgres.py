@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 from bank_making import ALICE, BOB, MODEL, NOON, SPEC, memory
-from postgres_server import PostgresServer, new_server
+from postgres_server import PostgresServer
 from sqlalchemy import Column, Connection, TypeDecorator, event, inspect
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
@@ -212,27 +212,6 @@ def test_a_commit_whose_answer_is_lost_keeps_its_files(
     assert len(server_bank.read_kv(stored.chunk_pks)) == 1
 
 
-def test_a_server_that_is_away_is_named_and_met_again(tmp_path: Path) -> None:
-    server = new_server()
-    server.start()  # it syncs, as a server does
-    try:
-        bank = Storage.open(tmp_path / "bank", database=server.url(), timeout_s=2)
-        bank.claim(MODEL, SPEC)
-        (stored,) = bank.add(ALICE, [memory("a")])
-        server.stop("immediate")  # as a crash: the log is replayed at the next start
-        for _ in range(2):
-            with pytest.raises(StoreError, match=r"with postgresql://.*Start the PostgreSQL"):
-                bank.add(ALICE, [memory("b")])
-        server.start()
-        assert bank.list_memories(ALICE) == [stored]
-        assert bank.add(ALICE, [memory("b")])[0].pk > stored.pk
-        assert bank.verify() == []
-        bank.close()
-    finally:
-        server.stop()
-        shutil.rmtree(server.folder)
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -416,11 +395,13 @@ def test_an_older_bank_is_refused_and_upgraded_on_demand_or_not_at_all(
         with pytest.raises(StoreVersionError, match=r"needs m900.*pg_dump.*--database URL"):
             prepare(bank._db, NOON, upgrade=False, known=later)
         broken = (*later, Migration(901, "m901_break", m901_break))
+        with pytest.raises(ConfigError, match=r"no backup.*pg_dump.*--database URL --backed-up"):
+            upgrade(tmp_path / "bank", database=url, known=later)
         with pytest.raises(StoreError, match="report it"):
-            upgrade(tmp_path / "bank", database=url, known=broken)
+            upgrade(tmp_path / "bank", database=url, known=broken, backed_up=True)
         with bank._db.scope() as conn:
             assert applied(conn)[-1] == newest
-        done = upgrade(tmp_path / "bank", database=url, known=later)
+        done = upgrade(tmp_path / "bank", database=url, known=later, backed_up=True)
         assert (done.before, done.steps, done.backup) == (newest, ("m900_add_mood",), None)
         assert upgrade(tmp_path / "bank", database=url, known=later).steps == ()
         assert [each.text for each in bank.list_memories(ALICE)] == ["before"]
