@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from bank_making import ALICE, BOB, MODEL, NOON, SPEC, memory
+from bank_making import ALICE, BOB, MODEL, NOON, SPEC, memory, vector_of
 from postgres_server import PostgresServer
 from sqlalchemy import Column, Connection, TypeDecorator, event, inspect
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -29,7 +29,7 @@ from memlong_agent.errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from memlong_agent.storage import Storage, faults, models, upgrade
+from memlong_agent.storage import NewItem, Storage, faults, models, upgrade
 from memlong_agent.storage.migrations import MIGRATIONS, Migration, applied, prepare
 from memlong_agent.storage.postgres import checked_url
 
@@ -322,20 +322,42 @@ def test_a_purge_leaves_no_byte_of_what_was_forgotten_in_the_tables(
     server_bank.add(ALICE, [memory("harmless"), memory("velora other")])
     words = [b"velorasecret", b"sourcesecret", b"sessionsecret", b"metasecret", b"messagesecret"]
 
-    def left() -> set[bytes]:
-        with server_bank._db.engine.connect() as conn:
-            conn.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("CHECKPOINT")
+    def left(*, analyze: bool = False) -> set[bytes]:
+        with server_bank._db.engine.connect() as plain:
+            conn = plain.execution_options(isolation_level="AUTOCOMMIT")
+            if analyze:
+                conn.exec_driver_sql("ANALYZE")  # as autovacuum does: it keeps samples of columns
+            conn.exec_driver_sql("CHECKPOINT")
         tables = [path for path in (postgres.data / "base").rglob("*") if path.stem.isdigit()]
         found = b"".join(path.read_bytes() for path in tables if path.is_file())
         assert b"harmless" in found
         return {word for word in words if word in found}
 
-    assert left() == set(words)
+    assert left(analyze=True) == set(words)
     server_bank.delete(ALICE, [stored.id])
     server_bank.clear(ALICE, "sessionsecret")
     server_bank.purge()
     assert left() == set()
     assert len(server_bank.search(ALICE, "harmless")) == 1
+
+
+def test_the_server_keeps_no_samples_of_what_is_remembered(server_bank: Storage) -> None:
+    """They would be in a table that a purge cannot rewrite."""
+    for place in ("one", "two", "one more"):
+        told: Any = {"messages": [{"content": place}], "metadata": {"k": place}}
+        server_bank.add(ALICE, [memory(place, session=place, message_id=place, **told)])
+        server_bank.add(BOB, [memory(place, role="document", source=place, ordinal=0)])
+        server_bank.items.put(
+            "t", NewItem(("a",), place, {"k": place}, vectors=vector_of("a")[None])
+        )
+    with server_bank._db.engine.connect() as plain:
+        conn = plain.execution_options(isolation_level="AUTOCOMMIT")
+        conn.exec_driver_sql("ANALYZE")
+        kept = conn.exec_driver_sql(
+            "SELECT tablename || '.' || attname FROM pg_stats WHERE schemaname = current_schema() "
+            "AND coalesce(most_common_vals, histogram_bounds)::text ~ '[a-z]'"
+        )
+        assert set(kept.scalars()) == {"events.op", "memories.recallable", "migrations.name"}
 
 
 def test_a_purge_waits_for_those_who_still_read_the_old_rows(
