@@ -41,6 +41,7 @@ from memlong_agent.storage.base import (
 )
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
 from memlong_agent.storage.checks import check
+from memlong_agent.storage.chunkrows import Prepared, remove_chunks
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
 from memlong_agent.storage.forgetting import Forgetter, mentions, note_forgotten
@@ -168,7 +169,7 @@ class Storage(Forgetter):
         with self._published(memories) as items, self._db.scope(write=True) as conn:
             now, pk = self._clock(), writes.owner_pk(conn, owner)
             with limits.room(conn, pk, self.max_memories):
-                done = [writes.put(conn, self._lexical, pk, item, now) for item in items]
+                done = writes.put(conn, self._lexical, pk, items, now)
             stored = reads.stored_memories(conn, [each.pk for each in done])
         self._drop_replaced([blob_id for each in done for blob_id in each.unused])
         return stored
@@ -214,7 +215,7 @@ class Storage(Forgetter):
             old = reads.memory_pk(conn, owner_pk, old_id)
             told = mentions(conn, owner_pk, [old])
             with limits.room(conn, owner_pk, self.max_memories):
-                new = writes.put(conn, self._lexical, owner_pk, item, self._clock())
+                (new,) = writes.put(conn, self._lexical, owner_pk, [item], self._clock())
             superseding.hide(conn, old, new.pk)
             note_forgotten(conn, owner_pk)
             stored = reads.stored_memories(conn, [new.pk])[0]
@@ -229,7 +230,7 @@ class Storage(Forgetter):
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             touched = {c.memory_pk for c in reads.stored_chunks(conn, owner_pk, pks)}
-            unused = writes.remove_chunks(conn, self._lexical, owner_pk, pks)
+            unused = remove_chunks(conn, self._lexical, owner_pk, pks)
             writes.trim(conn, sorted(touched))
         self._drop_forgotten(unused)
         return len(unused)
@@ -286,7 +287,7 @@ class Storage(Forgetter):
         return done
 
     @contextmanager
-    def _published(self, memories: Sequence[NewMemory]) -> Iterator[list[writes.Prepared]]:
+    def _published(self, memories: Sequence[NewMemory]) -> Iterator[list[Prepared]]:
         """Files of all chunks durable for the length of the block; gone again if it raises."""
         for memory in memories:
             check(memory)
@@ -298,7 +299,7 @@ class Storage(Forgetter):
                 mine = [next(left) for _ in memory.chunks]
                 digest = rows.text_digest(self._db.cipher, self._secret, memory)
                 made_at = memory.created_at or self._clock()
-                items.append(writes.Prepared(memory, mine, digest, made_at))
+                items.append(Prepared(memory, mine, digest, made_at))
             yield items
         except BaseException:
             upkeep.withdraw(self._db, self._blobs, [ref.blob_id for ref in refs])
