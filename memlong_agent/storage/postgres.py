@@ -106,7 +106,7 @@ class PostgresDatabase(Database):
     def upgrading(self) -> str:
         return (
             "Dump the database (pg_dump), then run: memlong upgrade "
-            f"--bank {self._folder} --database URL"
+            f"--bank {self._folder} --database URL --backed-up"
         )
 
     def bind(self, bank_id: str, *, new: bool) -> None:
