@@ -193,23 +193,16 @@ class Reader(StorageBase):
     def vectors_of(self, owner: Owner, pks: Sequence[int]) -> tuple[Pks, Matrix]:
         """Vectors of some chunks as ((n,), (n, E)), ascending by key; n may be less than asked."""
         with self._db.scope() as conn:
-            pk = reads.owner_row(conn, owner)[0]
-            parts = [
-                reads.vector_rows(conn, pk, pks=some, after_pk=0, limit=len(some))
-                for some in reads.batches(sorted(set(pks)))
-            ]
-        full = [part for part in parts if len(part[0])]
-        if not full:
-            return np.empty(0, np.int64), np.empty((0, 0), np.float32)
-        return np.concatenate([p for p, _ in full]), np.concatenate([m for _, m in full])
+            return reads.vectors_of(conn, reads.owner_row(conn, owner)[0], pks)
 
     def events_after(self, owner: Owner, seq: int) -> list[Event]:
-        """What happened to the owner's chunks after event `seq`, in order."""
+        """What happened to the owner's chunks after event `seq`, in order; among it deletions of
+        owners who were erased, as this one may have been."""
         with self._db.scope() as conn:
             return reads.events_after(conn, reads.owner_row(conn, owner)[0], seq)
 
     def last_event(self, owner: Owner) -> int:
-        """Number of the owner's newest event; 0 if there is none."""
+        """Number of the newest event that :meth:`events_after` tells of; 0 if there is none."""
         with self._db.scope() as conn:
             return reads.last_event(conn, reads.owner_row(conn, owner)[0])
 

@@ -184,6 +184,18 @@ def vector_rows(
     return found, flat.reshape(len(held), -1) if held else flat.reshape(0, 0)
 
 
+def vectors_of(conn: Connection, owner_pk: int, pks: Sequence[int]) -> tuple[Pks, Matrix]:
+    """Vectors of `pks`, however many; ascending."""
+    parts = [
+        vector_rows(conn, owner_pk, pks=some, after_pk=0, limit=len(some))
+        for some in batches(sorted(set(pks)))
+    ]
+    full = [part for part in parts if len(part[0])]
+    if not full:
+        return np.empty(0, np.int64), np.empty((0, 0), np.float32)
+    return np.concatenate([p for p, _ in full]), np.concatenate([m for _, m in full])
+
+
 def blob_refs(conn: Connection, pks: Sequence[int]) -> dict[int, BlobRef]:
     """The files of chunks, by chunk key."""
     found: dict[int, BlobRef] = {}
@@ -220,8 +232,10 @@ def events_after(conn: Connection, owner_pk: int, seq: int) -> list[Event]:
 
 
 def last_event(conn: Connection, owner_pk: int) -> int:
-    query = select(func.max(events.c.seq)).where(events.c.owner_id == owner_pk)
-    return conn.scalar(query) or 0
+    of_owner = select(func.max(events.c.seq))
+    of_erased = of_owner.where(events.c.owner_id == _NOBODY)
+    of_owner = of_owner.where(events.c.owner_id == owner_pk)
+    return max(conn.scalar(of_owner) or 0, conn.scalar(of_erased) or 0)
 
 
 def stats(conn: Connection, owner: Owner | None) -> dict[Owner, OwnerStats]:
@@ -280,9 +294,15 @@ _OWNER = select(owners.c.pk, owners.c.chunks, owners.c.tokens).where(
     owners.c.kind == bindparam("kind"),
     owners.c.name == bindparam("name"),
 )
+_NOBODY = (
+    select(owners.c.pk)
+    .where(owners.c.tenant == "", owners.c.kind == ERASED, owners.c.name == "")
+    .scalar_subquery()
+)
 _EVENTS = (
     select(events.c.seq, events.c.chunk_pk, events.c.op)
-    .where(events.c.owner_id == bindparam("owner"), events.c.seq > bindparam("seq"))
+    # Of those who were erased too: the owner may be one of them.
+    .where(events.c.owner_id.in_([bindparam("owner"), _NOBODY]), events.c.seq > bindparam("seq"))
     .order_by(events.c.seq)
 )
 _VECTORS = (

@@ -36,6 +36,8 @@ from memlong_agent.storage.models import (
     vectors,
 )
 
+EPOCH = "epoch"
+"""Row of meta by which everybody who has the bank open sees that it may be another's now."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _AMENDED = ("role", "text", "messages", "metadata", "text_digest", "created_at", "turn")
 
@@ -97,6 +99,11 @@ def set_meta(conn: Connection, key: str, value: str) -> None:
     conn.execute(upsert(conn, meta, {"key": key, "value": value}, {"value": value}))
 
 
+def new_epoch(conn: Connection) -> None:
+    """Make everybody who has the bank open look whether it is still theirs."""
+    set_meta(conn, EPOCH, secrets.token_hex(8))
+
+
 def owner_pk(conn: Connection, owner: Owner) -> int:
     """Key of an owner, made if need be."""
     row = {"tenant": owner.tenant, "kind": owner.kind, "name": owner.name}
@@ -112,8 +119,9 @@ def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: dat
         insert_chunks(conn, lexical, owner, pk, item)
         return PutResult(pk, [])
     expired = found.expires_at is not None and found.expires_at <= now
+    hidden = found.superseded_by is not None or found.recallable != item.memory.recallable
     same = hmac.compare_digest(found.text_digest, item.digest)
-    if same and not expired and found.superseded_by is None:
+    if same and not expired and not hidden:
         return PutResult(found.pk, item.blob_ids)
     return PutResult(found.pk, rewrite(conn, lexical, owner, found.pk, item, now))
 
@@ -207,11 +215,12 @@ def record_recalls(
     conn: Connection, owner: int, turn: str, marks: Sequence[RecallMark], now: datetime
 ) -> None:
     """One row for each chunk and turn, the last call wins; the counter rises with the first."""
-    mine = chunks.c.owner_id == owner
+    lasting = select(chunks.c.memory_pk).join(memories, memories.c.pk == chunks.c.memory_pk)
+    lasting = lasting.where(chunks.c.owner_id == owner, memories.c.pending.is_(None))
     for mark in marks:
-        memory_pk = conn.scalar(select(chunks.c.memory_pk).where(mine, chunks.c.pk == mark.pk))
+        memory_pk = conn.scalar(lasting.where(chunks.c.pk == mark.pk))
         if memory_pk is None:
-            continue  # forgotten or evicted since it was recalled
+            continue  # forgotten or evicted since it was recalled, or gone with its turn
         key = {"owner_id": owner, "turn": turn, "chunk_pk": mark.pk}
         values = {"rank": mark.rank, "score": mark.score, "attention_mass": mark.attention_mass}
         this = [recalls.c[name] == value for name, value in key.items()]
@@ -258,9 +267,8 @@ def _values(item: Prepared, session: int | None, now: datetime) -> dict[str, Any
 def find(conn: Connection, owner: int, item: Prepared) -> Any:
     """The memory that has the unique key of a new one: its id, or message, or section; or None."""
     new, session = item.memory, _session_pk(conn, owner, item.memory.session)
-    query = select(
-        memories.c.pk, memories.c.text_digest, memories.c.expires_at, memories.c.superseded_by
-    ).where(memories.c.owner_id == owner)
+    compared = ("pk", "text_digest", "expires_at", "superseded_by", "recallable")
+    query = select(*(memories.c[name] for name in compared)).where(memories.c.owner_id == owner)
     if new.id is not None:
         query = query.where(memories.c.id == new.id)
     elif new.message_id is not None:
