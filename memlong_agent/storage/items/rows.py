@@ -76,7 +76,7 @@ class StoredItem:
     """Its vectors one after another, if they were asked for."""
 
 
-def deletebound_to(conn: Connection, memory_pks: Sequence[int]) -> None:
+def delete_bound(conn: Connection, memory_pks: Sequence[int]) -> None:
     """Delete the items that are bound to memories; these are about to be forgotten."""
     for batch in reads.batches(memory_pks):
         conn.execute(delete(items).where(items.c.memory_pk.in_(batch)))
