@@ -109,7 +109,8 @@ class PostgresDatabase(Database):
         return f"--bank {shlex.quote(str(self._folder))} --database URL"
 
     def upgrading(self) -> str:
-        return f"Dump the database (pg_dump), then run: memlong upgrade {self.options}"
+        command = f"memlong upgrade {self.options} --backed-up"
+        return f"Dump the database (pg_dump), then run: {command}"
 
     def bind(self, bank_id: str, *, new: bool) -> None:
         try:

@@ -40,6 +40,7 @@ from memlong_agent.storage.base import (
     utc_now,
 )
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
+from memlong_agent.storage.checks import check
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
 from memlong_agent.storage.forgetting import Forgetter, mentions, note_forgotten
@@ -308,7 +309,7 @@ class Storage(Forgetter):
     ) -> Iterator[tuple[Connection, list[writes.Prepared]]]:
         """A write transaction with the files of all chunks durable; they go again if it raises."""
         for memory in memories:
-            writes.check(memory)
+            check(memory)
         kv = [chunk.kv for memory in memories for chunk in memory.chunks]
         refs = self._blobs.publish(self._claimed_spec(), kv)
         ids = [ref.blob_id for ref in refs]

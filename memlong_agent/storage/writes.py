@@ -7,8 +7,6 @@ Everything that adds a chunk or removes one does so in :func:`insert_chunks` and
 from __future__ import annotations
 
 import hmac
-import json
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +14,17 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from memlong_agent.errors import ConfigError
 from memlong_agent.storage import reads, rows, seal, superseding
@@ -38,7 +46,17 @@ from memlong_agent.storage.models import (
 
 EPOCH = "epoch"
 """Row of meta by which everybody who has the bank open sees that it may be another's now."""
-_ID = re.compile(r"[0-9a-f]{32}")
+# Built once: writing a memory runs them all, and building one takes as long as running it.
+_MEMORY_ID = select(memories.c.id).where(memories.c.pk == bindparam("memory"))
+_VECTOR_BYTES = select(func.length(vectors.c.vector)).limit(1)
+_COUNT = (
+    update(owners)
+    .where(owners.c.pk == bindparam("owner"))
+    .values(
+        chunks=owners.c.chunks + bindparam("more_chunks"),
+        tokens=owners.c.tokens + bindparam("more_tokens"),
+    )
+)
 _AMENDED = ("role", "text", "messages", "metadata", "text_digest", "created_at", "turn")
 
 
@@ -54,45 +72,6 @@ class Prepared:
     @property
     def blob_ids(self) -> list[str]:
         return [ref.blob_id for ref in self.refs]
-
-
-def check(memory: NewMemory) -> None:
-    """ConfigError for anything a row could not hold; nothing is written before this."""
-    problem = _problem(memory)
-    if problem:
-        raise ConfigError(f"This memory cannot be written: {problem}. Correct it and try again.")
-
-
-def _problem(memory: NewMemory) -> str | None:
-    if not memory.chunks:
-        return "it has no chunks"
-    if memory.id is not None and not _ID.fullmatch(memory.id):
-        return f"id {memory.id!r} is not 32 hexadecimal digits"
-    if memory.pending is not None and (memory.message_id is not None or memory.role == "document"):
-        return "a pending memory has neither a message_id nor the role 'document'"
-    texts = {name: getattr(memory, name) for name in ("text", "source", "session", "message_id")}
-    for name, text in [*texts.items(), *(("chunk", c.header + c.text) for c in memory.chunks)]:
-        if "\0" in (text or ""):  # PostgreSQL has none, SQLite's functions end at one
-            return f"its {name} holds a NUL character"
-    for name in ("created_at", "expires_at"):
-        value = getattr(memory, name)
-        if value is not None and value.tzinfo is None:
-            return f"{name} has no time zone"
-    try:
-        json.dumps([memory.metadata, list(memory.messages or ())], allow_nan=False)
-        memory.text.encode()
-        for chunk in memory.chunks:
-            (chunk.header + chunk.text).encode()
-    except (TypeError, ValueError, RecursionError) as exc:  # not JSON, or a lone surrogate
-        return str(exc)
-    for chunk in memory.chunks:
-        if len(chunk.token_ids) != chunk.kv.tokens:
-            return (
-                f"a chunk has {len(chunk.token_ids)} token ids and K/V of {chunk.kv.tokens} tokens"
-            )
-        if chunk.vector is not None and chunk.vector.ndim != 1:
-            return f"a chunk's vector has {chunk.vector.ndim} dimensions instead of one"
-    return None
 
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
@@ -266,7 +245,10 @@ def _values(item: Prepared, session: int | None, now: datetime) -> dict[str, Any
 
 def find(conn: Connection, owner: int, item: Prepared) -> Any:
     """The memory that has the unique key of a new one: its id, or message, or section; or None."""
-    new, session = item.memory, _session_pk(conn, owner, item.memory.session)
+    new = item.memory
+    if new.id is None and new.message_id is None and new.role != "document":
+        return None
+    session = _session_pk(conn, owner, new.session)
     compared = ("pk", "text_digest", "expires_at", "superseded_by", "recallable")
     query = select(*(memories.c[name] for name in compared)).where(memories.c.owner_id == owner)
     if new.id is not None:
@@ -275,7 +257,7 @@ def find(conn: Connection, owner: int, item: Prepared) -> Any:
         # As in the unique index: NULLs are all different to SQL, and no session is one session.
         same_session = ifnull(memories.c.session_id, 0) == (session or 0)
         query = query.where(same_session, memories.c.message_id == new.message_id)
-    elif new.role == "document":
+    else:
         if not seal.of(conn).sealed:  # else it is in the digest
             query = query.where(ifnull(memories.c.source, "") == (new.source or ""))
         query = query.where(
@@ -283,8 +265,6 @@ def find(conn: Connection, owner: int, item: Prepared) -> Any:
             ifnull(memories.c.ordinal, -1) == (-1 if new.ordinal is None else new.ordinal),
             memories.c.text_digest == item.digest,
         )
-    else:
-        return None
     return conn.execute(query).first()
 
 
@@ -314,11 +294,11 @@ def insert_chunks(
 
 
 def _memory_id(conn: Connection, pk: int) -> str:
-    return str(conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one())
+    return str(conn.scalars(_MEMORY_ID, {"memory": pk}).one())
 
 
 def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
-    key = conn.execute(insert(table).values(values)).inserted_primary_key
+    key = conn.execute(insert(table), values).inserted_primary_key
     assert key is not None  # both tables have an integer key
     return int(key[0])
 
@@ -328,7 +308,7 @@ def _insert_vectors(conn: Connection, made: Sequence[tuple[int, NewChunk, BlobRe
     new = [(pk, np.asarray(c.vector, "<f4").tobytes()) for pk, c, _ in made if c.vector is not None]
     if not new:
         return
-    length = conn.scalar(select(func.length(vectors.c.vector)).limit(1))
+    length = conn.scalar(_VECTOR_BYTES)
     first = len(new[0][1]) if length is None else length - cipher.overhead
     wrong = {len(vector) for _, vector in new} - {first}
     if wrong:
@@ -344,5 +324,4 @@ def _record(conn: Connection, owner: int, pks: Sequence[int], op: str, tokens: i
     """Outbox and the owner's counts; `tokens` is signed."""
     number = len(pks) if op == "add" else -len(pks)
     conn.execute(insert(events), [{"owner_id": owner, "chunk_pk": pk, "op": op} for pk in pks])
-    changes = {"chunks": owners.c.chunks + number, "tokens": owners.c.tokens + tokens}
-    conn.execute(update(owners).where(owners.c.pk == owner).values(changes))
+    conn.execute(_COUNT, {"owner": owner, "more_chunks": number, "more_tokens": tokens})

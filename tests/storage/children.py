@@ -100,7 +100,7 @@ def life_of_a_victim(order: dict[str, Any], pipe: int) -> None:
 
 def watch(order: dict[str, Any], pipe: int) -> None:
     """Read everything, over and over, while others write and die; each K/V must be its text's."""
-    with Storage.open(order["folder"]) as bank:
+    with Storage.open(order["folder"], database=order["database"]) as bank:
         for _ in range(order["passes"]):
             with suppress(MemoryNotFoundError):  # forgotten since it was listed
                 pks = [pk for each in bank.list_memories(ALICE) for pk in each.chunk_pks]
