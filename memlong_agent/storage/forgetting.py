@@ -96,7 +96,7 @@ class Forgetter(Reader):
     def erase(self, owner: Owner, *, purge: bool = True) -> Forgotten:
         """As :meth:`clear` of all, and the owner's name goes too.
 
-        What stays says nothing of whom: the numbers of chunks that were deleted, so that vector
+        What stays says nothing of whom: the numbers of chunks that were deleted, so that word
         indexes of other processes notice, and one number that rises.
         """
         with self._db.scope(write=True) as conn:

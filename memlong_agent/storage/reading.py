@@ -195,14 +195,18 @@ class Reader(StorageBase):
         with self._db.scope() as conn:
             return reads.vectors_of(conn, reads.owner_row(conn, owner)[0], pks)
 
+    def owner_key(self, owner: Owner) -> int:
+        """The key of an owner, 0 for one who never wrote; one who was erased never has it again."""
+        with self._db.scope() as conn:
+            return reads.owner_row(conn, owner)[0]
+
     def events_after(self, owner: Owner, seq: int) -> list[Event]:
-        """What happened to the owner's chunks after event `seq`, in order; among it deletions of
-        owners who were erased, as this one may have been."""
+        """What happened to the owner's chunks after event `seq`, in order."""
         with self._db.scope() as conn:
             return reads.events_after(conn, reads.owner_row(conn, owner)[0], seq)
 
     def last_event(self, owner: Owner) -> int:
-        """Number of the newest event that :meth:`events_after` tells of; 0 if there is none."""
+        """Number of the owner's newest event; 0 if there is none."""
         with self._db.scope() as conn:
             return reads.last_event(conn, reads.owner_row(conn, owner)[0])
 

@@ -232,10 +232,8 @@ def events_after(conn: Connection, owner_pk: int, seq: int) -> list[Event]:
 
 
 def last_event(conn: Connection, owner_pk: int) -> int:
-    of_owner = select(func.max(events.c.seq))
-    of_erased = of_owner.where(events.c.owner_id == _NOBODY)
-    of_owner = of_owner.where(events.c.owner_id == owner_pk)
-    return max(conn.scalar(of_owner) or 0, conn.scalar(of_erased) or 0)
+    query = select(func.max(events.c.seq)).where(events.c.owner_id == owner_pk)
+    return conn.scalar(query) or 0
 
 
 def stats(conn: Connection, owner: Owner | None) -> dict[Owner, OwnerStats]:
@@ -294,15 +292,9 @@ _OWNER = select(owners.c.pk, owners.c.chunks, owners.c.tokens).where(
     owners.c.kind == bindparam("kind"),
     owners.c.name == bindparam("name"),
 )
-_NOBODY = (
-    select(owners.c.pk)
-    .where(owners.c.tenant == "", owners.c.kind == ERASED, owners.c.name == "")
-    .scalar_subquery()
-)
 _EVENTS = (
     select(events.c.seq, events.c.chunk_pk, events.c.op)
-    # Of those who were erased too: the owner may be one of them.
-    .where(events.c.owner_id.in_([bindparam("owner"), _NOBODY]), events.c.seq > bindparam("seq"))
+    .where(events.c.owner_id == bindparam("owner"), events.c.seq > bindparam("seq"))
     .order_by(events.c.seq)
 )
 _VECTORS = (
