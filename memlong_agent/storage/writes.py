@@ -33,11 +33,18 @@ from memlong_agent.storage.models import (
     sessions,
 )
 
+EPOCH = "epoch"
+"""Row of meta by which everybody who has the bank open sees that it may be another's now."""
 _AMENDED = ("role", "text", "messages", "metadata", "text_digest", "created_at", "turn")
 
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
     conn.execute(upsert(conn, meta, {"key": key, "value": value}, {"value": value}))
+
+
+def new_epoch(conn: Connection) -> None:
+    """Make everybody who has the bank open look whether it is still theirs."""
+    set_meta(conn, EPOCH, secrets.token_hex(8))
 
 
 def owner_pk(conn: Connection, owner: Owner) -> int:
@@ -72,8 +79,9 @@ def put(
 def _stands(found: Any, item: Prepared, now: datetime) -> bool:
     """Whether what was found is the same text and not over."""
     expired = found.expires_at is not None and found.expires_at <= now
+    hidden = found.superseded_by is not None or found.recallable != item.memory.recallable
     same = hmac.compare_digest(found.text_digest, item.digest)
-    return same and not expired and found.superseded_by is None
+    return same and not expired and not hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +157,12 @@ def record_recalls(
     conn: Connection, owner: int, turn: str, marks: Sequence[RecallMark], now: datetime
 ) -> None:
     """One row for each chunk and turn, the last call wins; the counter rises with the first."""
-    mine = chunks.c.owner_id == owner
+    lasting = select(chunks.c.memory_pk).join(memories, memories.c.pk == chunks.c.memory_pk)
+    lasting = lasting.where(chunks.c.owner_id == owner, memories.c.pending.is_(None))
     for mark in marks:
-        memory_pk = conn.scalar(select(chunks.c.memory_pk).where(mine, chunks.c.pk == mark.pk))
+        memory_pk = conn.scalar(lasting.where(chunks.c.pk == mark.pk))
         if memory_pk is None:
-            continue  # forgotten or evicted since it was recalled
+            continue  # forgotten or evicted since it was recalled, or gone with its turn
         key = {"owner_id": owner, "turn": turn, "chunk_pk": mark.pk}
         values = {"rank": mark.rank, "score": mark.score, "attention_mass": mark.attention_mass}
         this = [recalls.c[name] == value for name, value in key.items()]
@@ -203,9 +212,8 @@ def find(conn: Connection, owner: int, item: Prepared) -> Any:
     if new.id is None and new.message_id is None and new.role != "document":
         return None
     session = _session_pk(conn, owner, new.session)
-    query = select(
-        memories.c.pk, memories.c.text_digest, memories.c.expires_at, memories.c.superseded_by
-    ).where(memories.c.owner_id == owner)
+    compared = ("pk", "text_digest", "expires_at", "superseded_by", "recallable")
+    query = select(*(memories.c[name] for name in compared)).where(memories.c.owner_id == owner)
     if new.id is not None:
         query = query.where(memories.c.id == new.id)
     elif new.message_id is not None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from memlong_agent.storage import reads, rows, upkeep, writes
 from memlong_agent.storage.archive import fields, lines, tensors
 from memlong_agent.storage.archive.itemrows import put_back
 from memlong_agent.storage.archive.scratch import ChunkRow, Row, Scratch
-from memlong_agent.storage.base import NewChunk, NewMemory, Owner
+from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, Owner
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.chunkrows import Prepared, insert_chunks
 from memlong_agent.storage.database import Database
@@ -38,6 +39,8 @@ Read = Callable[[int, int], bytearray]
 """Offset and size in, bytes of the archive out."""
 Encode = Callable[[NewMemory], Sequence[NewChunk]]
 """A memory's text in, its chunks with K/V and vectors out."""
+Embed = Callable[[Mapping[str, Any]], Matrix | None]
+"""An item's value in, vectors (n, E) of its texts out."""
 _BATCH_BYTES = 64 << 20
 _BATCH_FILES = 64
 _BATCH_ROWS = 256  # chunks that go into the tables at once: 1.5 MB with vectors of 1024 dimensions
@@ -85,8 +88,15 @@ class Restore:
         self._unnoted: list[str] = []  # published, and not in the scratch yet
         self._touched = time.monotonic()
 
-    def run(self, read: Read, encode: Encode | None, progress: Callable[[float], None]) -> Counted:
-        """Publish files, then write all rows. With `encode` K/V and vectors are made anew.
+    def run(
+        self,
+        read: Read,
+        encode: Encode | None,
+        embed: Embed | None,
+        progress: Callable[[float], None],
+    ) -> Counted:
+        """Publish files, then write all rows. With `encode` K/V and vectors of memories are made
+        anew, with `embed` those of items.
 
         Raises:
             ArchiveError: a memory collides with one in the bank, or an owner's limit is reached.
@@ -94,8 +104,11 @@ class Restore:
         """
         try:
             self._publish(read, encode, progress)
+            if embed is not None:
+                self._scratch.change_vectors(partial(_embedded, embed))
             with self._bank.db.scope(write=True) as conn:
                 self._bank.guard(conn)
+                self._touch()  # see Storage._writing
                 counted = self._write(conn)
             if counted.present:
                 self._withdraw()  # of memories that somebody else restored meanwhile
@@ -108,8 +121,18 @@ class Restore:
             raise
 
     def _withdraw(self) -> None:
-        for some in (self._unnoted, *self._scratch.blob_ids()):
+        for some in self._published_ids():
             upkeep.withdraw(self._bank.db, self._bank.blobs, some)
+
+    def _touch(self) -> None:
+        for some in self._published_ids():
+            self._bank.blobs.touch(some)
+        self._touched = time.monotonic()
+
+    def _published_ids(self) -> Iterator[list[str]]:
+        """All that were published, some at once."""
+        yield self._unnoted
+        yield from self._scratch.blob_ids()
 
     def _publish(
         self, read: Read, encode: Encode | None, progress: Callable[[float], None]
@@ -160,9 +183,7 @@ class Restore:
 
     def _published(self, parts: Sequence[ChunkRow], kv: Sequence[KVChunk]) -> list[ChunkRow]:
         if time.monotonic() - self._touched > _TOUCH_S:
-            for some in (self._unnoted, *self._scratch.blob_ids()):
-                self._bank.blobs.touch(some)
-            self._touched = time.monotonic()
+            self._touch()
         refs = self._bank.blobs.publish(self._bank.spec, kv)
         self._unnoted += [ref.blob_id for ref in refs]
         return [replace(row, ref=ref) for row, ref in zip(parts, refs, strict=True)]
@@ -298,6 +319,11 @@ def _batches(parts: Sequence[ChunkRow], spec: KVSpec) -> list[list[ChunkRow]]:
         found[-1].append(row)
         size += own
     return found
+
+
+def _embedded(embed: Embed, line: str) -> bytes | None:
+    made = embed(fields.loads(line, "items")["value"])
+    return None if made is None else np.asarray(made, "<f4").tobytes()
 
 
 def _chunk_pk(conn: Connection, memory_pk: int | None, ordinal: int | None) -> int | None:
