@@ -44,6 +44,8 @@ from memlong_agent.storage.models import (
     vectors,
 )
 
+UNPURGED = "unpurged"
+"""Row of meta: something was forgotten since the last purge."""
 EPOCH = "epoch"
 """Row of meta by which everybody who has the bank open sees that it may be another's now."""
 # Built once: writing a memory runs them all, and building one takes as long as running it.
@@ -76,6 +78,11 @@ class Prepared:
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
     conn.execute(upsert(conn, meta, {"key": key, "value": value}, {"value": value}))
+
+
+def note_unpurged(conn: Connection) -> None:
+    """Remember that there are bytes to purge."""
+    set_meta(conn, UNPURGED, secrets.token_hex(8))
 
 
 def new_epoch(conn: Connection) -> None:
