@@ -19,6 +19,7 @@ def rebuilt(order: dict[str, Any], mark: Boundaries) -> None:
     MemLong.rebuild(
         order["model"],
         order["bank"],
+        database=order.get("database"),
         vectors=order["vectors"],
         embedder=order["embedder"],
         on_progress=lambda done, total: mark("after a batch"),
