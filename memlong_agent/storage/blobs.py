@@ -60,7 +60,8 @@ class BlobStore(Protocol):
         ...
 
     def touch(self, blob_ids: Iterable[str]) -> None:
-        """Make published files young again: their rows will come, the sweep must wait."""
+        """Make published files young again: their rows will come, the sweep must wait. StoreError
+        if one is gone."""
         ...
 
     def strays(self, known: Callable[[str], set[str]], grace_s: float) -> list[Path]:

@@ -44,6 +44,8 @@ from memlong_agent.storage.models import (
     vectors,
 )
 
+EPOCH = "epoch"
+"""Row of meta by which everybody who has the bank open sees that it may be another's now."""
 # Built once: writing a memory runs them all, and building one takes as long as running it.
 _MEMORY_ID = select(memories.c.id).where(memories.c.pk == bindparam("memory"))
 _VECTOR_BYTES = select(func.length(vectors.c.vector)).limit(1)
@@ -76,6 +78,11 @@ def set_meta(conn: Connection, key: str, value: str) -> None:
     conn.execute(upsert(conn, meta, {"key": key, "value": value}, {"value": value}))
 
 
+def new_epoch(conn: Connection) -> None:
+    """Make everybody who has the bank open look whether it is still theirs."""
+    set_meta(conn, EPOCH, secrets.token_hex(8))
+
+
 def owner_pk(conn: Connection, owner: Owner) -> int:
     """Key of an owner, made if need be."""
     row = {"tenant": owner.tenant, "kind": owner.kind, "name": owner.name}
@@ -91,8 +98,9 @@ def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: dat
         insert_chunks(conn, lexical, owner, pk, item)
         return PutResult(pk, [])
     expired = found.expires_at is not None and found.expires_at <= now
+    hidden = found.superseded_by is not None or found.recallable != item.memory.recallable
     same = hmac.compare_digest(found.text_digest, item.digest)
-    if same and not expired and found.superseded_by is None:
+    if same and not expired and not hidden:
         return PutResult(found.pk, item.blob_ids)
     return PutResult(found.pk, rewrite(conn, lexical, owner, found.pk, item, now))
 
@@ -186,11 +194,12 @@ def record_recalls(
     conn: Connection, owner: int, turn: str, marks: Sequence[RecallMark], now: datetime
 ) -> None:
     """One row for each chunk and turn, the last call wins; the counter rises with the first."""
-    mine = chunks.c.owner_id == owner
+    lasting = select(chunks.c.memory_pk).join(memories, memories.c.pk == chunks.c.memory_pk)
+    lasting = lasting.where(chunks.c.owner_id == owner, memories.c.pending.is_(None))
     for mark in marks:
-        memory_pk = conn.scalar(select(chunks.c.memory_pk).where(mine, chunks.c.pk == mark.pk))
+        memory_pk = conn.scalar(lasting.where(chunks.c.pk == mark.pk))
         if memory_pk is None:
-            continue  # forgotten or evicted since it was recalled
+            continue  # forgotten or evicted since it was recalled, or gone with its turn
         key = {"owner_id": owner, "turn": turn, "chunk_pk": mark.pk}
         values = {"rank": mark.rank, "score": mark.score, "attention_mass": mark.attention_mass}
         this = [recalls.c[name] == value for name, value in key.items()]
@@ -240,9 +249,8 @@ def find(conn: Connection, owner: int, item: Prepared) -> Any:
     if new.id is None and new.message_id is None and new.role != "document":
         return None
     session = _session_pk(conn, owner, new.session)
-    query = select(
-        memories.c.pk, memories.c.text_digest, memories.c.expires_at, memories.c.superseded_by
-    ).where(memories.c.owner_id == owner)
+    compared = ("pk", "text_digest", "expires_at", "superseded_by", "recallable")
+    query = select(*(memories.c[name] for name in compared)).where(memories.c.owner_id == owner)
     if new.id is not None:
         query = query.where(memories.c.id == new.id)
     elif new.message_id is not None:

@@ -18,17 +18,19 @@ import psycopg
 import pytest
 from bank_making import ALICE, BOB, MODEL, NOON, SPEC, memory, vector_of
 from postgres_server import PostgresServer
-from sqlalchemy import Column, Connection, TypeDecorator, event, inspect
+from sqlalchemy import Column, Connection, TypeDecorator, create_engine, event, inspect
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from memlong_agent.errors import (
     ConfigError,
+    IncompatibleMemoryError,
     MemLongError,
     StoreCorruptError,
     StoreError,
     StoreLockedError,
     StoreVersionError,
 )
+from memlong_agent.identity import Identity
 from memlong_agent.storage import NewItem, Storage, faults, models, upgrade
 from memlong_agent.storage.migrations import MIGRATIONS, Migration, applied, prepare
 from memlong_agent.storage.postgres import checked_url
@@ -441,3 +443,27 @@ def test_long_names_are_refused_in_one_sentence(server_bank: Storage) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about servers that root starts")
 def test_the_server_of_the_tests_does_not_run_as_root(postgres: PostgresServer) -> None:
     assert (postgres.data / "postmaster.pid").stat().st_uid != 0
+
+
+def test_commands_in_errors_name_folder_and_database_apart(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url, folder = postgres.url(), tmp_path / "a bank"
+    with Storage.open(folder, database=url) as bank:
+        bank.claim(MODEL, SPEC)
+        with pytest.raises(IncompatibleMemoryError) as refused:
+            bank.claim(Identity({**MODEL.parts, "embeddings": "cccc"}), SPEC)
+        command = f"memlong rebuild --bank '{folder}' --database URL --model NAME"
+        assert str(refused.value).endswith(command)
+
+
+def test_tables_of_another_program_with_our_names_are_no_bug(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.url()
+    engine = create_engine(url)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("CREATE TABLE migrations (id int, migration text, batch int)")
+    engine.dispose()
+    with pytest.raises(StoreError, match="is not a memory bank"):
+        Storage.open(tmp_path / "bank", database=url)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from memlong_agent.storage import reads, rows, upkeep, writes
 from memlong_agent.storage.archive import fields, lines, tensors
 from memlong_agent.storage.archive.itemrows import put_back
 from memlong_agent.storage.archive.scratch import ChunkRow, Row, Scratch
-from memlong_agent.storage.base import NewChunk, NewMemory, Owner
+from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, Owner
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.items import StoredItem
@@ -35,6 +36,8 @@ Read = Callable[[int, int], bytearray]
 """Offset and size in, bytes of the archive out."""
 Encode = Callable[[NewMemory], Sequence[NewChunk]]
 """A memory's text in, its chunks with K/V and vectors out."""
+Embed = Callable[[Mapping[str, Any]], Matrix | None]
+"""An item's value in, vectors (n, E) of its texts out."""
 _BATCH_BYTES = 64 << 20
 _BATCH_FILES = 64
 _TOUCH_S = 600.0  # well below the grace period of the sweep
@@ -77,8 +80,15 @@ class Restore:
         self._blob_ids: list[str] = []
         self._touched = time.monotonic()
 
-    def run(self, read: Read, encode: Encode | None, progress: Callable[[float], None]) -> Counted:
-        """Publish files, then write all rows. With `encode` K/V and vectors are made anew.
+    def run(
+        self,
+        read: Read,
+        encode: Encode | None,
+        embed: Embed | None,
+        progress: Callable[[float], None],
+    ) -> Counted:
+        """Publish files, then write all rows. With `encode` K/V and vectors of memories are made
+        anew, with `embed` those of items.
 
         Raises:
             ArchiveError: a memory collides with one in the bank, or an owner's limit is reached.
@@ -86,8 +96,11 @@ class Restore:
         """
         try:
             self._publish(read, encode, progress)
+            if embed is not None:
+                self._scratch.change_vectors(partial(_embedded, embed))
             with self._bank.db.scope(write=True) as conn:
                 self._bank.guard(conn)
+                self._bank.blobs.touch(self._blob_ids)  # see Storage._writing
                 counted = self._write(conn)
             if counted.present:
                 self._withdraw()  # of memories that somebody else restored meanwhile
@@ -269,6 +282,11 @@ def _batches(parts: Sequence[ChunkRow], spec: KVSpec) -> list[list[ChunkRow]]:
         found[-1].append(row)
         size += own
     return found
+
+
+def _embedded(embed: Embed, line: str) -> bytes | None:
+    made = embed(fields.loads(line, "items")["value"])
+    return None if made is None else np.asarray(made, "<f4").tobytes()
 
 
 def _chunk_pk(conn: Connection, memory_pk: int | None, ordinal: int | None) -> int | None:
