@@ -23,6 +23,7 @@ from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import guard, reads, seal, writes
 from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, StoredChunk, StoredMemory
+from memlong_agent.storage.chunkrows import Prepared, insert_chunks, remove_chunks
 from memlong_agent.storage.items.rows import StoredItem, query_items, row_name, stored_item
 from memlong_agent.storage.kvfile import spec_to_json
 from memlong_agent.storage.models import chunks, items, memories, meta, recalls, vectors
@@ -193,15 +194,15 @@ class Rebuilding(Storage):
         pks, matrix = reads.vectors_of(conn, owner_pk, memory.chunk_pks)
         return Old(owner_pk, memory, found, dict(zip(pks.tolist(), matrix, strict=True)))
 
-    def _replaced(self, conn: Connection, old: Old, item: writes.Prepared) -> list[str]:
+    def _replaced(self, conn: Connection, old: Old, item: Prepared) -> list[str]:
         """New chunks in place of the old ones; returns the K/V files that are not needed now."""
         logged = select(recalls.c.pk, chunks.c.ordinal).join(
             chunks, chunks.c.pk == recalls.c.chunk_pk
         )
         pk = old.memory.pk
         log = conn.execute(logged.where(chunks.c.memory_pk == pk)).all()
-        unused = writes.remove_chunks(conn, self._lexical, old.owner_pk, old.memory.chunk_pks)
-        writes.insert_chunks(conn, self._lexical, old.owner_pk, pk, item)
+        unused = remove_chunks(conn, self._lexical, old.owner_pk, old.memory.chunk_pks)
+        insert_chunks(conn, self._lexical, old.owner_pk, [(pk, item)])
         made = select(chunks.c.ordinal, chunks.c.pk).where(chunks.c.memory_pk == pk)
         by_ordinal = dict(map(tuple, conn.execute(made)))
         for recall_pk, ordinal in log:

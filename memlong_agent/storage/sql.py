@@ -41,6 +41,7 @@ from memlong_agent.storage.base import (
 )
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
 from memlong_agent.storage.checks import check
+from memlong_agent.storage.chunkrows import Prepared, remove_chunks
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
 from memlong_agent.storage.forgetting import Forgetter, mentions, note_forgotten
@@ -172,7 +173,7 @@ class Storage(Forgetter):
         with self._writing(memories) as (conn, items):
             now, pk = self._clock(), writes.owner_pk(conn, owner)
             with limits.room(conn, pk, self.max_memories):
-                done = [writes.put(conn, self._lexical, pk, item, now) for item in items]
+                done = writes.put(conn, self._lexical, pk, items, now)
             _note_recalled(conn, pk, memories[0], recalled, now)
             stored = reads.stored_memories(conn, [each.pk for each in done])
         self._drop_replaced([blob_id for each in done for blob_id in each.unused])
@@ -231,7 +232,7 @@ class Storage(Forgetter):
             old = reads.memory_pk(conn, owner_pk, old_id)
             told = mentions(conn, owner_pk, [old])
             with limits.room(conn, owner_pk, self.max_memories):
-                new = writes.put(conn, self._lexical, owner_pk, item, self._clock())
+                (new,) = writes.put(conn, self._lexical, owner_pk, [item], self._clock())
             superseding.hide(conn, old, new.pk)
             note_forgotten(conn, owner_pk)
             stored = reads.stored_memories(conn, [new.pk])[0]
@@ -246,7 +247,7 @@ class Storage(Forgetter):
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             touched = {c.memory_pk for c in reads.stored_chunks(conn, owner_pk, pks)}
-            unused = writes.remove_chunks(conn, self._lexical, owner_pk, pks)
+            unused = remove_chunks(conn, self._lexical, owner_pk, pks)
             writes.trim(conn, sorted(touched))
         self._drop_forgotten(unused)
         return len(unused)
@@ -306,7 +307,7 @@ class Storage(Forgetter):
     @contextmanager
     def _writing(
         self, memories: Sequence[NewMemory]
-    ) -> Iterator[tuple[Connection, list[writes.Prepared]]]:
+    ) -> Iterator[tuple[Connection, list[Prepared]]]:
         """A write transaction with the files of all chunks durable; they go again if it raises."""
         for memory in memories:
             check(memory)
@@ -324,15 +325,13 @@ class Storage(Forgetter):
             upkeep.withdraw(self._db, self._blobs, ids)
             raise
 
-    def _prepared(
-        self, memories: Sequence[NewMemory], refs: Sequence[BlobRef]
-    ) -> list[writes.Prepared]:
+    def _prepared(self, memories: Sequence[NewMemory], refs: Sequence[BlobRef]) -> list[Prepared]:
         left, prepared = iter(refs), []
         for memory in memories:
             mine = [next(left) for _ in memory.chunks]
             digest = rows.text_digest(self._db.cipher, self._secret, memory)
             made_at = memory.created_at or self._clock()
-            prepared.append(writes.Prepared(memory, mine, digest, made_at))
+            prepared.append(Prepared(memory, mine, digest, made_at))
         return prepared
 
     def _drop_replaced(self, blob_ids: Sequence[str]) -> None:

@@ -1,8 +1,4 @@
-"""Statements that change rows. The caller owns the write transaction and the files.
-
-Everything that adds a chunk or removes one does so in :func:`insert_chunks` and
-:func:`remove_chunks`, which keep word index, outbox and the owner's counts in step.
-"""
+"""Statements that change memories' rows. The caller owns the write transaction and the files."""
 
 from __future__ import annotations
 
@@ -13,65 +9,33 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 from sqlalchemy import (
     Connection,
     Table,
-    bindparam,
     delete,
     exists,
-    func,
     insert,
     select,
     update,
 )
 
-from memlong_agent.errors import ConfigError
 from memlong_agent.storage import reads, rows, seal, superseding
-from memlong_agent.storage.base import NewChunk, NewMemory, Owner, RecallMark
+from memlong_agent.storage.base import Owner, RecallMark
+from memlong_agent.storage.chunkrows import Prepared, insert_chunks, memory_ids, remove_chunks
 from memlong_agent.storage.dialects import ifnull, upsert
-from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import (
-    blobs,
     chunks,
-    events,
     memories,
     meta,
     owners,
     recalls,
     sessions,
-    vectors,
 )
 
 EPOCH = "epoch"
 """Row of meta by which everybody who has the bank open sees that it may be another's now."""
-# Built once: writing a memory runs them all, and building one takes as long as running it.
-_MEMORY_ID = select(memories.c.id).where(memories.c.pk == bindparam("memory"))
-_VECTOR_BYTES = select(func.length(vectors.c.vector)).limit(1)
-_COUNT = (
-    update(owners)
-    .where(owners.c.pk == bindparam("owner"))
-    .values(
-        chunks=owners.c.chunks + bindparam("more_chunks"),
-        tokens=owners.c.tokens + bindparam("more_tokens"),
-    )
-)
 _AMENDED = ("role", "text", "messages", "metadata", "text_digest", "created_at", "turn")
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A checked memory whose K/V files are published."""
-
-    memory: NewMemory
-    refs: Sequence[BlobRef]
-    digest: str
-    created_at: datetime
-
-    @property
-    def blob_ids(self) -> list[str]:
-        return [ref.blob_id for ref in self.refs]
 
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
@@ -90,19 +54,34 @@ def owner_pk(conn: Connection, owner: Owner) -> int:
     return reads.owner_row(conn, owner)[0]
 
 
-def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: datetime) -> PutResult:
-    """Insert a memory, or return or replace the one that has its unique key."""
-    found = find(conn, owner, item)
-    if found is None:
-        pk = insert_memory(conn, owner, item, now)
-        insert_chunks(conn, lexical, owner, pk, item)
-        return PutResult(pk, [])
+def put(
+    conn: Connection, lexical: Lexical, owner: int, items: Sequence[Prepared], now: datetime
+) -> list[PutResult]:
+    """Insert memories, or return or replace those that have their unique keys, in order."""
+    done: list[PutResult] = []
+    new: list[tuple[int, Prepared]] = []
+    for item in items:
+        found = find(conn, owner, item)
+        if found is None:
+            new.append((insert_memory(conn, owner, item, now), item))
+            done.append(PutResult(new[-1][0], []))
+        elif _stands(found, item, now):
+            done.append(PutResult(found.pk, item.blob_ids))
+        else:
+            insert_chunks(conn, lexical, owner, new)  # what is rewritten may be one of these
+            new = []
+            unused = rewrite(conn, lexical, owner, found.pk, item, now)
+            done.append(PutResult(found.pk, unused))
+    insert_chunks(conn, lexical, owner, new)
+    return done
+
+
+def _stands(found: Any, item: Prepared, now: datetime) -> bool:
+    """Whether what was found is the same text and not over."""
     expired = found.expires_at is not None and found.expires_at <= now
     hidden = found.superseded_by is not None or found.recallable != item.memory.recallable
     same = hmac.compare_digest(found.text_digest, item.digest)
-    if same and not expired and not hidden:
-        return PutResult(found.pk, item.blob_ids)
-    return PutResult(found.pk, rewrite(conn, lexical, owner, found.pk, item, now))
+    return same and not expired and not hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +110,7 @@ def rewrite(
     values = rows.memory_values(seal.of(conn), _memory_id(conn, pk), _values(item, session, now))
     values["superseded_by"] = None
     conn.execute(update(memories).where(memories.c.pk == pk).values(values))
-    insert_chunks(conn, lexical, owner, pk, item)
+    insert_chunks(conn, lexical, owner, [(pk, item)])
     return unused
 
 
@@ -143,7 +122,7 @@ def amend(conn: Connection, lexical: Lexical, owner: int, pk: int, item: Prepare
     kept = {name: values[name] for name in _AMENDED}
     kept = rows.memory_values(seal.of(conn), _memory_id(conn, pk), kept)
     conn.execute(update(memories).where(memories.c.pk == pk).values(kept))
-    insert_chunks(conn, lexical, owner, pk, item)
+    insert_chunks(conn, lexical, owner, [(pk, item)])
     return unused
 
 
@@ -156,22 +135,6 @@ def remove_memories(
         owned = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk.in_(batch))))
         unused += remove_chunks(conn, lexical, owner, owned)
         conn.execute(delete(memories).where(memories.c.pk.in_(batch)))
-    return unused
-
-
-def remove_chunks(conn: Connection, lexical: Lexical, owner: int, pks: Sequence[int]) -> list[str]:
-    """Delete an owner's chunks, vectors and words; returns their K/V files."""
-    unused: list[str] = []
-    for batch in reads.batches(pks):
-        mine = (chunks.c.owner_id == owner) & chunks.c.pk.in_(batch)
-        rows = conn.execute(select(chunks.c.pk, chunks.c.tokens).where(mine)).all()
-        if not rows:
-            continue
-        found = [row.pk for row in rows]
-        unused += conn.scalars(select(blobs.c.blob_id).where(blobs.c.chunk_pk.in_(found)))
-        lexical.remove(conn, found)
-        conn.execute(delete(chunks).where(chunks.c.pk.in_(found)))
-        _record(conn, owner, found, "delete", -sum(row.tokens for row in rows))
     return unused
 
 
@@ -268,60 +231,11 @@ def find(conn: Connection, owner: int, item: Prepared) -> Any:
     return conn.execute(query).first()
 
 
-def insert_chunks(
-    conn: Connection, lexical: Lexical, owner: int, memory: int, item: Prepared
-) -> None:
-    """Chunks of a memory with their files, words, vectors and events."""
-    made: list[tuple[int, NewChunk, BlobRef]] = []
-    cipher, files = seal.of(conn), list[dict[str, Any]]()
-    memory_id = _memory_id(conn, memory)
-    for ordinal, (new, ref) in enumerate(zip(item.memory.chunks, item.refs, strict=True)):
-        at = ordinal if new.ordinal is None else new.ordinal
-        values: dict[str, Any] = {"memory_pk": memory, "owner_id": owner, "ordinal": at}
-        values |= {"counter": new.counter, "last_recalled_at": new.last_recalled_at}
-        place = rows.chunk_place(memory_id, at)
-        pk = _insert(conn, chunks, {**values, **rows.chunk_values(cipher, place, new)})
-        checksum = cipher.seal_text(ref.checksum, "blobs.checksum", place)
-        files.append(
-            {"chunk_pk": pk, "blob_id": ref.blob_id, "nbytes": ref.nbytes, "checksum": checksum}
-        )
-        made.append((pk, new, ref))
-    conn.execute(insert(blobs), files)
-    lexical.add(conn, owner, [(pk, new.text) for pk, new, _ in made])
-    _insert_vectors(conn, made)
-    tokens = sum(ref.tokens for _, _, ref in made)
-    _record(conn, owner, [pk for pk, _, _ in made], "add", tokens)
-
-
 def _memory_id(conn: Connection, pk: int) -> str:
-    return str(conn.scalars(_MEMORY_ID, {"memory": pk}).one())
+    return memory_ids(conn, [pk])[pk]
 
 
 def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
     key = conn.execute(insert(table), values).inserted_primary_key
-    assert key is not None  # both tables have an integer key
+    assert key is not None  # the table has an integer key
     return int(key[0])
-
-
-def _insert_vectors(conn: Connection, made: Sequence[tuple[int, NewChunk, BlobRef]]) -> None:
-    cipher = seal.of(conn)
-    new = [(pk, np.asarray(c.vector, "<f4").tobytes()) for pk, c, _ in made if c.vector is not None]
-    if not new:
-        return
-    length = conn.scalar(_VECTOR_BYTES)
-    first = len(new[0][1]) if length is None else length - cipher.overhead
-    wrong = {len(vector) for _, vector in new} - {first}
-    if wrong:
-        raise ConfigError(
-            f"This bank holds vectors of length {first // 4}; got {wrong.pop() // 4}. Use the "
-            "embedder that wrote it, or make all vectors anew: memlong rebuild --vectors."
-        )
-    sealed = [{"chunk_pk": pk, "vector": cipher.seal(v, "vectors.vector", pk)} for pk, v in new]
-    conn.execute(insert(vectors), sealed)
-
-
-def _record(conn: Connection, owner: int, pks: Sequence[int], op: str, tokens: int) -> None:
-    """Outbox and the owner's counts; `tokens` is signed."""
-    number = len(pks) if op == "add" else -len(pks)
-    conn.execute(insert(events), [{"owner_id": owner, "chunk_pk": pk, "op": op} for pk in pks])
-    conn.execute(_COUNT, {"owner": owner, "more_chunks": number, "more_tokens": tokens})

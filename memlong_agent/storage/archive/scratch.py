@@ -19,6 +19,7 @@ from typing import Any
 from memlong_agent.closing import Closing
 from memlong_agent.storage.kvfile import BlobRef
 
+_FILES = 1000
 _TABLES = """
 CREATE TABLE memories (
     place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, rank INTEGER NOT NULL UNIQUE,
@@ -148,6 +149,12 @@ class Scratch(Closing):
         """The chunks of a memory by ordinal."""
         query = "SELECT * FROM chunks WHERE place = ? ORDER BY ordinal"
         return [_chunk(values) for values in self._db.execute(query, (place,))]
+
+    def blob_ids(self) -> Iterator[list[str]]:
+        """The files that chunks have in the bank, some at once. Nothing may change meanwhile."""
+        found = self._db.execute("SELECT blob_id FROM chunks WHERE blob_id IS NOT NULL")
+        while some := found.fetchmany(_FILES):
+            yield [blob_id for (blob_id,) in some]
 
     def has_chunk(self, place: int, ordinal: int) -> bool:
         query = "SELECT 1 FROM chunks WHERE place = ? AND ordinal = ?"
