@@ -116,7 +116,7 @@ class Rebuilding(Storage):
             NewMemory(role=old.memory.role, text=old.memory.text, chunks=made, id=old.memory.id)
             for old, made in done
         ]
-        with self._published(new) as prepared, self._db.scope(write=True) as conn:
+        with self._published(new) as prepared, self._row_writes(prepared) as conn:
             self._check_mine(conn)
             unused: list[str] = []
             for (old, _), item in zip(done, prepared, strict=True):

@@ -64,6 +64,7 @@ def encode_anew(db: Database, store: BlobStore, spec: KVSpec, encode: Encode) ->
         for some in _chunks(db, bad):
             refs = store.publish(spec, list(encode(some)))
             with db.scope(write=True) as conn:
+                store.touch([ref.blob_id for ref in refs])
                 cipher, old = seal.of(conn), reads.blob_refs(conn, [chunk.pk for chunk in some])
                 there = _still(conn, some)
                 for chunk, ref in zip(some, refs, strict=True):

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from memlong_agent.errors import StoreError
 from memlong_agent.identity import Identity
@@ -164,7 +164,7 @@ class Storage(Forgetter):
         """
         if not memories:
             return []
-        with self._published(memories) as items, self._db.scope(write=True) as conn:
+        with self._published(memories) as items, self._row_writes(items) as conn:
             now, pk = self._clock(), writes.owner_pk(conn, owner)
             with limits.room(conn, pk, self.max_memories):
                 done = [writes.put(conn, self._lexical, pk, item, now) for item in items]
@@ -174,7 +174,7 @@ class Storage(Forgetter):
 
     def replace(self, owner: Owner, memory_id: str, memory: NewMemory) -> StoredMemory:
         """Give a memory new content under its old id. MemoryNotFoundError if there is none."""
-        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
+        with self._published([memory]) as (item,), self._row_writes([item]) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             pk = reads.memory_pk(conn, owner_pk, memory_id)
             unused = writes.rewrite(conn, self._lexical, owner_pk, pk, item, self._clock())
@@ -190,7 +190,7 @@ class Storage(Forgetter):
         Of `memory` the role, text, messages, metadata, time and chunks are used; session, source,
         message id and end stay. MemoryNotFoundError if the owner has none with this id.
         """
-        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
+        with self._published([memory]) as (item,), self._row_writes([item]) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             pk = reads.memory_pk(conn, owner_pk, memory_id)
             told = mentions(conn, owner_pk, [pk])
@@ -208,7 +208,7 @@ class Storage(Forgetter):
         Deleting it by its id undoes this. MemoryNotFoundError if the owner has none with the id,
         ConfigError if the old one is superseded already.
         """
-        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
+        with self._published([memory]) as (item,), self._row_writes([item]) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             old = reads.memory_pk(conn, owner_pk, old_id)
             told = mentions(conn, owner_pk, [old])
@@ -302,6 +302,14 @@ class Storage(Forgetter):
         except BaseException:
             upkeep.withdraw(self._db, self._blobs, [ref.blob_id for ref in refs])
             raise
+
+    @contextmanager
+    def _row_writes(self, items: Sequence[writes.Prepared]) -> Iterator[Connection]:
+        """A write transaction for rows of published files, which are there: a sweep under another
+        clock may have taken them for left behind, and cannot while this lasts."""
+        with self._db.scope(write=True) as conn:
+            self._blobs.touch([blob_id for item in items for blob_id in item.blob_ids])
+            yield conn
 
     def _drop_replaced(self, blob_ids: Sequence[str]) -> None:
         try:

@@ -65,14 +65,29 @@ def _number(conn: Connection, which: ColumnElement[bool]) -> int:
 
 
 def sweep(db: Database, store: BlobStore, lexical: Lexical, now: datetime, grace_s: float) -> Swept:
-    """Delete pending memories of dead turns and files without rows, both older than `grace_s`."""
+    """Delete pending memories of dead turns and files without rows, whose time is `grace_s` or more
+    from now. A clock that was put back makes them come from the future."""
     with db.scope(write=True) as conn:
-        removed, unused = _sweep_pending(conn, lexical, now - timedelta(seconds=grace_s))
+        removed, unused = _sweep_pending(conn, lexical, now, timedelta(seconds=grace_s))
         writes.set_meta(conn, "swept_at", now.isoformat())
     store.remove(unused)
     strays = store.strays(lambda prefix: _ids_with_prefix(db, prefix), grace_s)
-    store.drop(strays)
+    if strays:
+        strays = _drop(db, store, strays)
     return Swept(files=len(strays), memories=removed)
+
+
+def _drop(db: Database, store: BlobStore, strays: Sequence[Path]) -> list[Path]:
+    """Remove what is a stray still; returns it.
+
+    Nobody else writes meanwhile: of a file that only a wrong clock makes old, the row may come at
+    any time. Who writes the row looks for the file in the same transaction.
+    """
+    with db.scope(write=True) as conn:
+        known = reads.known_blobs(conn, [path.stem for path in strays])
+        found = [path for path in strays if path.stem not in known]
+        store.drop(found)
+    return found
 
 
 def withdraw(db: Database, store: BlobStore, blob_ids: Sequence[str]) -> None:
@@ -126,9 +141,12 @@ def modes(folder: Path) -> list[tuple[Path, int]]:
     return found
 
 
-def _sweep_pending(conn: Connection, lexical: Lexical, before: datetime) -> tuple[int, list[str]]:
+def _sweep_pending(
+    conn: Connection, lexical: Lexical, now: datetime, grace: timedelta
+) -> tuple[int, list[str]]:
+    at = memories.c.pending_at
     stale = select(memories.c.owner_id, memories.c.pk).where(
-        memories.c.pending.is_not(None), memories.c.pending_at <= before
+        memories.c.pending.is_not(None), (at <= now - grace) | (at >= now + grace)
     )
     by_owner: dict[int, list[int]] = {}
     for owner, pk in conn.execute(stale):

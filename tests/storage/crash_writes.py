@@ -36,7 +36,8 @@ def _add(bank: MemoryBank) -> object:
 
 
 def _fill(bank: MemoryBank) -> object:
-    return bank.add(ALICE, [draft("much ", "more", tokens=90)])
+    # What goes first is decided by age, so by the clock: this has its time already.
+    return bank.add(ALICE, [draft("much ", "more", tokens=90, created_at=START)])
 
 
 def _overfill(bank: MemoryBank) -> object:

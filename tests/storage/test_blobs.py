@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from bank_making import ALICE, SPEC, kv_of, memory
+from bank_making import ALICE, SPEC, Clock, kv_of, memory
 from safetensors import safe_open
 from sqlalchemy import event
 
@@ -236,6 +237,38 @@ def test_sweeping_takes_old_strays_and_nothing_else(folder_bank: Storage, tmp_pa
     assert folder_bank.sweep().files == 2
     assert sorted([path, *others]) == files_of(tmp_path / "bank")
     assert len(folder_bank.read_kv(stored.chunk_pks)) == 1
+
+
+@pytest.mark.parametrize("by_s", [-7200, 7200], ids=["old", "from the future"])
+def test_files_of_another_clock_are_swept(folder_bank: Storage, by_s: float) -> None:
+    spec = folder_bank._claimed_spec()
+    (ref,) = folder_bank._blobs.publish(spec, [kv_of("stray", 5)])
+    path = FileBlobs(folder_bank._db.folder).path_of(ref.blob_id)
+    assert folder_bank.sweep().files == 0
+    os.utime(path, (time.time() + by_s,) * 2)
+    assert folder_bank.sweep().files == 1 and not path.exists()
+
+
+def test_a_sweep_under_a_wrong_clock_leaves_no_row_without_its_file(
+    folder_bank: Storage, tmp_path: Path, clock: Clock
+) -> None:
+    """The file is durable, its row is about to come, and another process takes it for old."""
+    folder_bank.add(ALICE, [memory("kept")])
+    swept: list[int] = []
+
+    def interrupt() -> None:
+        clock.hook = None
+        make_old(tmp_path / "bank")
+        with Storage.open(tmp_path / "bank") as other:
+            swept.append(other.sweep().files)
+
+    clock.hook = interrupt
+    with pytest.raises(StoreError, match="try again"):
+        folder_bank.add(ALICE, [memory("new")])
+    assert swept == [1] and folder_bank.verify() == []
+    folder_bank.add(ALICE, [memory("new")])
+    assert {each.text for each in folder_bank.list_memories(ALICE)} == {"kept", "new"}
+    assert folder_bank.verify() == []
 
 
 def test_opening_sweeps_at_most_once_in_a_grace_period(tmp_path: Path, clock: Any) -> None:

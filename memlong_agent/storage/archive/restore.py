@@ -88,6 +88,7 @@ class Restore:
             self._publish(read, encode, progress)
             with self._bank.db.scope(write=True) as conn:
                 self._bank.guard(conn)
+                self._bank.blobs.touch(self._blob_ids)  # a sweep may have taken them by now
                 counted = self._write(conn)
             if counted.present:
                 self._withdraw()  # of memories that somebody else restored meanwhile
