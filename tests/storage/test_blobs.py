@@ -259,7 +259,7 @@ def test_a_sweep_under_a_wrong_clock_leaves_no_row_without_its_file(
     def interrupt() -> None:
         clock.hook = None
         make_old(tmp_path / "bank")
-        with Storage.open(tmp_path / "bank") as other:
+        with Storage.open(tmp_path / "bank", clock=lambda: clock.now) as other:
             swept.append(other.sweep().files)
 
     clock.hook = interrupt
