@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_drafts import ALICE, BOB, START, Scattered, draft, exchange, kv_of, open_bank
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from memlong_agent.identity import Identity
 from memlong_agent.kv import KVChunk
@@ -141,6 +142,8 @@ def state_of(bank: MemoryBank) -> State:
     what it says, its times]."""
     storage = bank._storage
     encoding, retrieval = bank.identities()
+    with storage._db.scope() as conn:
+        marks = Counter(conn.scalars(select(recalls.c.memory_pk)))
     owned: dict[str, list[list[Any]]] = {}
     for owner in storage.stats():
         memories = storage.list_memories(owner, include_pending=True)
@@ -149,7 +152,11 @@ def state_of(bank: MemoryBank) -> State:
         model = encoding.parts.get("model")
         parts = dict(zip(pks, _parts(storage, owner, pks, model), strict=True))
         rows = [
-            _row(each, texts.get(each.superseded_by or ""), [parts[pk] for pk in each.chunk_pks])
+            _row(
+                replace(each, superseded_by=texts.get(each.superseded_by or "")),
+                marks[each.pk],
+                [parts[pk] for pk in each.chunk_pks],
+            )
             for each in memories
         ]
         owned[f"{owner.kind} {owner.name}"] = sorted(rows)
@@ -161,13 +168,11 @@ def state_of(bank: MemoryBank) -> State:
         ]
         for i in storage.items.list("default", limit=-1, vectors=True)
     ]
-    with storage._db.scope() as conn:
-        marks = conn.scalar(select(func.count()).select_from(recalls))
     identity = {**encoding.parts, **retrieval.parts}
-    return {"owned": owned, "items": sorted(items), "recalls": marks, "identity": identity}
+    return {"owned": owned, "items": sorted(items), "recalls": marks.total(), "identity": identity}
 
 
-def _row(memory: StoredMemory, superseded_by: str | None, parts: Sequence[Any]) -> list[Any]:
+def _row(memory: StoredMemory, marks: int, parts: Sequence[Any]) -> list[Any]:
     ends = memory.expires_at is not None
     times = repr((memory.created_at, memory.expires_at, [each[0] for each in parts]))
     plain = replace(
@@ -175,11 +180,10 @@ def _row(memory: StoredMemory, superseded_by: str | None, parts: Sequence[Any]) 
         pk=0,
         id="",
         chunk_pks=(),
-        superseded_by=superseded_by,
         created_at=START,
         expires_at=None,
     )
-    return [ends, repr((plain, [each[1:] for each in parts])), times]
+    return [ends, repr((plain, marks, [each[1:] for each in parts])), times]
 
 
 def _parts(
@@ -206,7 +210,10 @@ def _digest(data: Any) -> str:
 def timeless(state: State) -> State:
     """What of a state no clock may take away or change: no times, nothing that ends by itself."""
     owned = {name: _lasting(rows) for name, rows in state["owned"].items()}
-    return {**state, "owned": owned, "items": _lasting(state["items"])}
+    kept = {**state, "owned": owned, "items": _lasting(state["items"]), "recalls": None}
+    if state.get("exported"):
+        kept["exported"] = timeless(state["exported"])
+    return kept
 
 
 def _lasting(rows: Sequence[Sequence[Any]]) -> list[str]:

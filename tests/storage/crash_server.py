@@ -297,7 +297,8 @@ def _judged_by_the_clock(
     good = [allowed["after"], *(allowed["partly"] if operation.partly_returned else ())]
     good += [allowed["before"]] if operation.by_the_clock else []
     if timeless(seen["value"]) not in [timeless(state) for state in good]:
-        return ["the bank is not as it is under a clock that stands"]
+        found = [str(timeless(state))[:3000] for state in (seen["value"], allowed["after"])]
+        return ["the bank is not as it is under a clock that stands", *found]
     return []
 
 
