@@ -37,6 +37,8 @@ class Operation:
     options: dict[str, Any] = field(default_factory=dict)
     opens: bool = False
     """It is the opening of the bank that is interrupted, and `act` is what follows it."""
+    closes: bool = False
+    """The bank is closed by it."""
     start: FolderAct | None = None
     """What is done to the place in an earlier process, unharmed."""
     fresh: bool = False

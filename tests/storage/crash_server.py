@@ -172,7 +172,7 @@ class Runner:
             end, said = "raised", str(exc)
         calls, readings = self._shim.shim_disarm().decode(), clock.readings
         here = None
-        if bank is not None and operation is not OPERATIONS["close"]:
+        if bank is not None and not operation.closes:
             if goes_on:
                 _go_on(bank)
             here = state_of(bank)

@@ -143,6 +143,10 @@ def _truncate(bank: MemoryBank) -> None:
     bank._storage._db.purge()
 
 
+def _close(bank: MemoryBank) -> None:
+    bank.close()
+
+
 def _look(bank: MemoryBank) -> object:
     return bank.list(ALICE)
 
@@ -244,7 +248,8 @@ WRITES: dict[str, Operation] = {
         done_by_error="cannot be used",
         by_the_clock=True,
     ),
-    "close": Operation(lambda bank: bank.close(), before=_many),
+    "close": Operation(_close, before=_many, closes=True),
+    "close after a purge": Operation(_close, before=_delete("Rex"), closes=True),
     "open a new bank": Operation(_none, opens=True, fresh=True),
     "open and list": Operation(_look, opens=True, start=_leave_old),
 }
