@@ -45,8 +45,9 @@ class StorageBase(Closing):
       whoever replays events after the last one seen misses none.
 
     Whatever the clock says, when it jumps and when processes disagree about it
-    * Nothing fails, and nothing is lost but memories and items that end by themselves: they end for
-      good when a process reads a time at or after their end, be it a wrong one.
+    * Nothing is lost but memories and items that end by themselves: they end for good when a
+      process reads a time at or after their end, be it a wrong one. A write may raise StoreError,
+      and is not there then, when meanwhile a sweep takes its files for left behind.
     * Keys, events and what was written last in a session follow the commits. Lists by time, the
       order of what is recalled and eviction by age follow the times that the clock gave.
 

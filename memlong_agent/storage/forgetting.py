@@ -18,13 +18,8 @@ from memlong_agent.errors import StoreError, StoreLockedError
 from memlong_agent.records import Forgotten
 from memlong_agent.storage import matching, reads, superseding, writes
 from memlong_agent.storage.base import Owner
-from memlong_agent.storage.items import (
-    ItemStore,
-    delete_bound,
-    delete_items,
-    delete_owned,
-    owned_items,
-)
+from memlong_agent.storage.items import ItemStore
+from memlong_agent.storage.items.rows import delete_bound, delete_items, delete_owned, owned_items
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import events, memories, meta, owners, recalls, sessions
 from memlong_agent.storage.reading import Reader
@@ -101,7 +96,7 @@ class Forgetter(Reader):
     def erase(self, owner: Owner, *, purge: bool = True) -> Forgotten:
         """As :meth:`clear` of all, and the owner's name goes too.
 
-        What stays says nothing of whom: the numbers of chunks that were deleted, so that vector
+        What stays says nothing of whom: the numbers of chunks that were deleted, so that word
         indexes of other processes notice, and one number that rises.
         """
         with self._db.scope(write=True) as conn:
@@ -210,7 +205,7 @@ class Forgetter(Reader):
         except StoreError as exc:
             raise StoreError(
                 f"The memories are forgotten, but some of their K/V files are still there: {exc} "
-                "Then sweep the bank."
+                "Then run memlong doctor --repair."
             ) from exc
 
 

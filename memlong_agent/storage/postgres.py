@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -103,11 +104,13 @@ class PostgresDatabase(Database):
             "?options=-csearch_path%3D<schema> at the end of the URL."
         )
 
+    @property
+    def options(self) -> str:
+        return f"--bank {shlex.quote(str(self._folder))} --database URL"
+
     def upgrading(self) -> str:
-        return (
-            "Dump the database (pg_dump), then run: memlong upgrade "
-            f"--bank {self._folder} --database URL"
-        )
+        command = f"memlong upgrade {self.options} --backed-up"
+        return f"Dump the database (pg_dump), then run: {command}"
 
     def bind(self, bank_id: str, *, new: bool) -> None:
         try:

@@ -202,15 +202,12 @@ class Reader(StorageBase):
     def vectors_of(self, owner: Owner, pks: Sequence[int]) -> tuple[Pks, Matrix]:
         """Vectors of some chunks as ((n,), (n, E)), ascending by key; n may be less than asked."""
         with self._db.scope() as conn:
-            pk = reads.owner_row(conn, owner)[0]
-            parts = [
-                reads.vector_rows(conn, pk, pks=some, after_pk=0, limit=len(some))
-                for some in reads.batches(sorted(set(pks)))
-            ]
-        full = [part for part in parts if len(part[0])]
-        if not full:
-            return np.empty(0, np.int64), np.empty((0, 0), np.float32)
-        return np.concatenate([p for p, _ in full]), np.concatenate([m for _, m in full])
+            return reads.vectors_of(conn, reads.owner_row(conn, owner)[0], pks)
+
+    def owner_key(self, owner: Owner) -> int:
+        """The key of an owner, 0 for one who never wrote; one who was erased never has it again."""
+        with self._db.scope() as conn:
+            return reads.owner_row(conn, owner)[0]
 
     def events_after(self, owner: Owner, seq: int) -> list[Event]:
         """What happened to the owner's chunks after event `seq`, in order."""

@@ -189,6 +189,18 @@ def vector_rows(
     return found, flat.reshape(len(held), -1) if held else flat.reshape(0, 0)
 
 
+def vectors_of(conn: Connection, owner_pk: int, pks: Sequence[int]) -> tuple[Pks, Matrix]:
+    """Vectors of `pks`, however many; ascending."""
+    parts = [
+        vector_rows(conn, owner_pk, pks=some, after_pk=0, limit=len(some))
+        for some in batches(sorted(set(pks)))
+    ]
+    full = [part for part in parts if len(part[0])]
+    if not full:
+        return np.empty(0, np.int64), np.empty((0, 0), np.float32)
+    return np.concatenate([p for p, _ in full]), np.concatenate([m for _, m in full])
+
+
 def blob_refs(conn: Connection, pks: Sequence[int]) -> dict[int, BlobRef]:
     """The files of chunks, by chunk key."""
     found: dict[int, BlobRef] = {}

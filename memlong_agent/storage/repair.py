@@ -64,8 +64,9 @@ def encode_anew(db: Database, store: BlobStore, spec: KVSpec, encode: Encode) ->
         for some in _chunks(db, bad):
             refs = store.publish(spec, list(encode(some)))
             with db.scope(write=True) as conn:
-                store.touch([ref.blob_id for ref in refs])
-                cipher, old = seal.of(conn), reads.blob_refs(conn, [chunk.pk for chunk in some])
+                store.touch([ref.blob_id for ref in refs])  # see Storage._writing
+                mine = blobs.c.chunk_pk.in_([chunk.pk for chunk in some])
+                cipher, old = seal.of(conn), conn.scalars(select(blobs.c.blob_id).where(mine)).all()
                 there = _still(conn, some)
                 for chunk, ref in zip(some, refs, strict=True):
                     if chunk.pk not in there:
@@ -75,7 +76,7 @@ def encode_anew(db: Database, store: BlobStore, spec: KVSpec, encode: Encode) ->
                     values = {"blob_id": ref.blob_id, "nbytes": ref.nbytes, "checksum": checksum}
                     conn.execute(delete(blobs).where(blobs.c.chunk_pk == chunk.pk))
                     conn.execute(insert(blobs).values(chunk_pk=chunk.pk, **values))
-            store.remove([ref.blob_id for ref in old.values()])
+            store.remove(old)
             made += len(some)
     return made
 

@@ -19,6 +19,7 @@ def test_upgrade_says_what_it_did_and_where_the_backup_is(memlong: Run, tmp_path
     done = memlong("upgrade", "--bank", bank)
     assert done.exit_code == 0 and "m002_forget" in done.stdout
     assert "bank.sqlite.m001_create.bak" in done.stdout
+    assert "deleted as soon as anything is\nforgotten" in done.stdout
     again = memlong("upgrade", "--bank", bank)
     assert again.exit_code == 0 and "is up to date" in again.stdout
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from memlong_agent import ArchiveError, ConfigError, IncompatibleMemoryError, MemLong
+from memlong_agent.embedding import HashEmbedder
+from memlong_agent.identity import Identity
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.testing import tiny_checkpoint
 
@@ -157,3 +159,25 @@ def test_an_owner_holds_no_more_memories_than_allowed(open_memlong: Open, tmp_pa
     with pytest.raises(ArchiveError, match="max_memories=1"):
         other.restore(tmp_path / "x")
     assert other.stats() == {}
+
+
+class Narrow(HashEmbedder):
+    """Another embedder, of other dimensions."""
+
+    identity = Identity({"embedder": "narrow"})
+    dimensions = 96
+
+
+def test_items_are_embedded_anew_by_the_embedder_of_the_new_bank(
+    open_memlong: Open, tmp_path: Path
+) -> None:
+    one = open_memlong()
+    for key, text in (("cat", "The cat sleeps."), ("dog", "A dog barks.")):
+        one.items().put(("x",), key, {"text": text, "n": [1]}, texts=[text])
+    one.items().put(("x",), "plain", {"text": "The cat."})
+    one.export(tmp_path / "x")
+    two = open_memlong(bank=tmp_path / "other", embedder=Narrow())
+    assert two.restore(tmp_path / "x", encode=True).items == 3
+    found = two.items().search(("x",), query="the cat sleeps")
+    assert [item.key for item, _ in found] == ["cat", "dog", "plain"]
+    assert found[0][1] == pytest.approx(1, abs=1e-3) and found[2][1] is None

@@ -65,7 +65,9 @@ def _release(place: Path, clock: Clock) -> None:
 
 def _released() -> dict[str, Any]:
     """How the bank that 0.1.0 wrote is opened."""
-    with closing(sqlite3.connect(f"file:{_RELEASED / 'bank.sqlite'}?mode=ro", uri=True)) as conn:
+    with closing(
+        sqlite3.connect(f"file:{_RELEASED / 'bank.sqlite'}?immutable=1", uri=True)
+    ) as conn:
         meta = dict(conn.execute("SELECT key, value FROM meta"))
     encoding, spec = Identity(json.loads(meta["encoding"])), spec_from_json(meta["kv_spec"])
     return {"encoding": encoding, "spec": spec, "embedder": "hash"}

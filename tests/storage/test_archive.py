@@ -34,7 +34,7 @@ from sqlalchemy import select
 
 from memlong_agent.errors import ArchiveError, ConfigError, IncompatibleMemoryError, StoreError
 from memlong_agent.identity import Identity
-from memlong_agent.storage import NewItem, Owner, Storage, StoredChunk, StoredMemory
+from memlong_agent.storage import NewItem, NewMemory, Owner, Storage, StoredChunk, StoredMemory
 from memlong_agent.storage.archive import export as exporting
 from memlong_agent.storage.models import memories, recalls
 
@@ -373,3 +373,18 @@ def test_a_forged_archive_that_is_true_is_taken(
     change_lines(parts, LINES, lambda records: None)
     put_together(tmp_path / "y", parts)
     assert restore(other, tmp_path / "y").memories == 5
+
+
+def test_what_an_older_memory_supersedes_is_restored(plain: Storage, other: Storage) -> None:
+    def section(text: str, ordinal: int | None = None) -> NewMemory:
+        return memory(text, role="document", source="menu.txt", ordinal=ordinal)
+
+    (pie,) = plain.add(ANNA, [section("apple pie", 0)])
+    tart, _ = plain.supersede(ANNA, pie.id, section("pear tart"))
+    (cake,) = plain.add(ANNA, [section("plum cake", 1)])
+    again, _ = plain.supersede(ANNA, cake.id, section("pear tart"))
+    assert again.id == tart.id
+    path = Path(plain._db.place) / "x"
+    export(plain, path)
+    assert restore(other, path).memories == 3
+    assert_same(plain, other, ANNA)

@@ -378,3 +378,24 @@ def test_a_bank_in_postgresql_is_encrypted(tmp_path: Path, clock: Clock, postgre
         assert (sealed.list_memories(ALICE), sealed.search(ALICE, "velora")) == before
         read_all(sealed)
         assert sealed.verify() == []
+
+
+def test_one_damaged_text_is_named_and_can_be_forgotten(tmp_path: Path) -> None:
+    with opened(tmp_path / "bank") as bank:
+        bad, good = bank.add(ALICE, [memory("the house is blue"), memory("the boat is red")])
+        bank.items.put("t", NewItem(("a",), "k", {"x": 1}))
+    with closing(sqlite3.connect(tmp_path / "bank" / "bank.sqlite")) as raw, raw:
+        change = "UPDATE chunks SET text = 'sealed:' || substr(text, 12) WHERE memory_pk = ?"
+        raw.execute(change, (bad.pk,))
+        raw.execute("UPDATE items SET value = replace(value, 'sealed:', 'sealed:AAAA')")
+        seal = "UPDATE blobs SET checksum = 'sealed:AAAA' WHERE chunk_pk = ?"
+        raw.execute(seal, (bad.chunk_pks[0],))
+    with opened(tmp_path / "bank") as bank:
+        assert [hit.chunk.text for hit in bank.search(ALICE, "boat")] == ["the boat is red"]
+        said = "\n".join(bank.verify())
+        for name in ("chunks.text", "blobs.checksum"):
+            assert f"{name} of {bad.id}/0 cannot be opened" in said
+        assert "items.value" in said and good.id not in said
+        bank.delete(ALICE, [bad.id])
+        bank.items.delete("t", ("a",), "k")
+        assert bank.verify() == []
