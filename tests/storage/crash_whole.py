@@ -81,12 +81,12 @@ WHOLE: dict[str, Operation] = {
     "rebuild": Operation(
         on_folder=_rebuilt,
         left=[{"encoding": OTHER}],
-        refused="let it go on where it stopped: memlong rebuild --bank",
+        refused="which goes on where it stopped: memlong rebuild --bank",
     ),
     "rebuild vectors": Operation(
         on_folder=_embedded,
         left=[{"embedder": Turned()}],
-        refused="let it go on where it stopped: memlong rebuild --vectors --bank",
+        refused="which goes on where it stopped: memlong rebuild --vectors --bank",
     ),
     "upgrade": Operation(
         on_folder=lambda place, clock: upgrade(place / "bank", clock=clock),

@@ -47,14 +47,19 @@ def _overfill(bank: MemoryBank) -> object:
 
 
 def _finish(said: str) -> Act:
-    return lambda bank: bank.finish_turn(ALICE, TURN, exchange(said, "Fine.", session="again"))
+    def act(bank: MemoryBank) -> object:
+        new = exchange(said, "Fine.", session="again")
+        return bank.finish_turn(ALICE, TURN, new, recalled=_marks(bank))
+
+    return act
 
 
 def _written(said: str) -> Act:
     """The first half of a finished turn: the exchange is in the bank."""
 
     def act(bank: MemoryBank) -> object:
-        return bank._put_exchange(ALICE, exchange(said, "Fine.", session="again", turn=TURN))
+        new = exchange(said, "Fine.", session="again", turn=TURN)
+        return bank._put_exchange(ALICE, new, _marks(bank))
 
     return act
 
@@ -88,8 +93,12 @@ def _evict_chunks(bank: MemoryBank) -> object:
 
 
 def _mark(bank: MemoryBank) -> object:
+    return bank.mark(ALICE, TURN, _marks(bank))
+
+
+def _marks(bank: MemoryBank) -> list[tuple[int, int, float, float | None]]:
     pks = bank._storage.get(ALICE, named(bank, "three")).chunk_pks
-    return bank.mark(ALICE, TURN, [(pk, rank, 0.5, None) for rank, pk in enumerate(pks)])
+    return [(pk, rank, 0.5, None) for rank, pk in enumerate(pks)]
 
 
 def _bind(bank: MemoryBank) -> object:
