@@ -21,7 +21,7 @@ from postgres_server import PostgresServer
 from sqlalchemy import text as sql
 
 from memlong_agent.errors import ConfigError, StoreCorruptError, StoreKeyError
-from memlong_agent.storage import Binding, Key, NewItem, RecallMark, Storage
+from memlong_agent.storage import Binding, Key, NewItem, RecallMark, Storage, reads
 from memlong_agent.storage.conversion import encrypt
 
 KEY = Key(bytes(range(32)))
@@ -409,6 +409,14 @@ def test_one_damaged_text_is_named_and_can_be_forgotten(tmp_path: Path) -> None:
         for name in ("chunks.text", "blobs.checksum"):
             assert f"{name} of {bad.id}/0 cannot be opened" in said
         assert "items.value" in said and good.id not in said
+        with bank._db.scope() as conn:
+            ref = reads.blob_refs(conn, good.chunk_pks)[good.chunk_pks[0]]
+        bank._blobs.remove([ref.blob_id])
+        (done,) = bank.repair(
+            lambda chunks: [kv_of(each.text, each.tokens) for each in chunks],
+            lambda chunks: [vector_of(each.text) for each in chunks],
+        )
+        assert done == "the keys and values of 1 chunks were made anew"
         bank.delete(ALICE, [bad.id])
         bank.items.delete("t", ("a",), "k")
         assert bank.verify() == []
