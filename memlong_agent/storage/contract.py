@@ -56,18 +56,20 @@ class StorageBase(Closing):
     * No call finds the memory any more: not by id, key, word or vector, in no process. It does not
       come back after a crash. Its K/V files are unlinked before the call returns.
     * After a purge no byte of it is in the files of the bank: rows, word index, rearranged pages,
-      write-ahead log and upgrade's backups of SQLite; tables and indexes of PostgreSQL. Deleting,
-      forgetting, clearing, erasing and updating purge by themselves unless told not to; what has
-      expired, was replaced or evicted leaves its last bytes to the next purge.
-    * `times_forgotten` rises in the same transaction, so that no process keeps a conversation
-      that shows what was forgotten. What a turn that still runs had recalled before, it may repeat.
+      write-ahead log and upgrade's backups of SQLite; tables, indexes and statistics of PostgreSQL.
+      Deleting, forgetting, clearing, erasing and updating purge by themselves unless told not to;
+      what has expired, was replaced or evicted leaves its last bytes to the next purge.
+    * `times_forgotten` rises in the same transaction (but not for what was replaced, evicted or
+      discarded), so that no process keeps a conversation that shows what was forgotten. What a turn
+      that still runs had recalled before, it may repeat.
 
     Not promised
     * Order between two writers that overlap, except that one is wholly before the other.
     * A turn that stays pending longer than the grace period, by the clock of any process: that
       process may sweep its rows.
     * Copies that the bank does not keep: blocks of unlinked files on the medium, snapshots,
-      backups, swap, PostgreSQL's own write-ahead log and its replicas.
+      backups, swap, PostgreSQL's own write-ahead log (`pg_wal` keeps texts until its segments are
+      used again), its archives and replicas.
     * A bank on a network file system whose locks do not hold; a folder that is used by SQLite of
       other programs; two copies of one folder over one PostgreSQL schema.
     """

@@ -32,7 +32,7 @@ _DRIVER = "postgresql+psycopg"
 _OLDEST = 13
 # What a remembered text, a name or a number made of them stands in.
 _CONTENT = ["owners", "sessions", "memories", "chunks", "vectors", "items", "postings", "recalls"]
-_CONTENT += ["meta"]  # secrets, and keys of encrypted banks
+_CONTENT += ["meta", "blobs"]  # secrets, and keys of encrypted banks; checksums of K/V
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('memlong ' || current_schema(), 0))"
 _MARK = "SELECT obj_description(to_regclass('meta'), 'pg_class')"
 _TABLES = """

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bank_kinds import Kind
 
 from memlong_agent import ArchiveError, ConfigError, IncompatibleMemoryError, MemLong
 from memlong_agent.embedding import HashEmbedder
@@ -27,8 +28,16 @@ def told(memlong: MemLong) -> None:
     memlong.items().put(("x",), "k", {"v": 1}, remember="The cat sleeps.", user_id="alice")
 
 
-def test_a_restored_bank_recalls_the_same(open_memlong: Open, tmp_path: Path) -> None:
-    one, two = open_memlong(), open_memlong(bank=tmp_path / "other")
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [("sqlite", "sqlite"), ("sqlite", "postgres"), ("postgres", "encrypted")],
+    indirect=["kind"],
+)
+def test_a_restored_bank_recalls_the_same(
+    open_memlong: Open, tmp_path: Path, other: str, request: pytest.FixtureRequest
+) -> None:
+    one = open_memlong()
+    two = open_memlong(**Kind.of(other, tmp_path / "other", request).options)
     told(one)
     done = one.export(tmp_path / "x")
     assert (done.path, done.nbytes) == (str(tmp_path / "x"), (tmp_path / "x").stat().st_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from crash_whole import KEY, encrypted
 from memory_drafts import ALICE, BOB, START, draft, exchange, kv_of
 
 from memlong_agent.memory import Draft, MemoryBank
-from memlong_agent.storage import Binding, NewMemory, Owner
+from memlong_agent.storage import Binding, NewMemory, OldChunk, Owner
 
 DEAD_TURN, TURN = "dead", "turn"
 
@@ -137,7 +138,7 @@ def _import(bank: MemoryBank) -> object:
 
 
 def _import_foreign(bank: MemoryBank) -> object:
-    def encoded(memory: NewMemory) -> Draft:
+    def encoded(memory: NewMemory, before: Sequence[OldChunk]) -> Draft:
         return draft(memory.text)
 
     path = _beside(bank, FOREIGN)

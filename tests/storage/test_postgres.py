@@ -324,18 +324,14 @@ def test_a_purge_leaves_no_byte_of_what_was_forgotten_in_the_tables(
     server_bank.add(ALICE, [memory("harmless"), memory("velora other")])
     words = [b"velorasecret", b"sourcesecret", b"sessionsecret", b"metasecret", b"messagesecret"]
 
-    def left(*, analyze: bool = False) -> set[bytes]:
-        with server_bank._db.engine.connect() as plain:
-            conn = plain.execution_options(isolation_level="AUTOCOMMIT")
-            if analyze:
-                conn.exec_driver_sql("ANALYZE")  # as autovacuum does: it keeps samples of columns
-            conn.exec_driver_sql("CHECKPOINT")
+    def left() -> set[bytes]:
+        postgres.checkpoint()
         tables = [path for path in (postgres.data / "base").rglob("*") if path.stem.isdigit()]
         found = b"".join(path.read_bytes() for path in tables if path.is_file())
         assert b"harmless" in found
         return {word for word in words if word in found}
 
-    assert left(analyze=True) == set(words)
+    assert left() == set(words)
     server_bank.delete(ALICE, [stored.id])
     server_bank.clear(ALICE, "sessionsecret")
     server_bank.purge()
@@ -343,7 +339,9 @@ def test_a_purge_leaves_no_byte_of_what_was_forgotten_in_the_tables(
     assert len(server_bank.search(ALICE, "harmless")) == 1
 
 
-def test_the_server_keeps_no_samples_of_what_is_remembered(server_bank: Storage) -> None:
+def test_the_server_keeps_no_samples_of_what_is_remembered(
+    server_bank: Storage, postgres: PostgresServer
+) -> None:
     """They would be in a table that a purge cannot rewrite."""
     for place in ("one", "two", "one more"):
         told: Any = {"messages": [{"content": place}], "metadata": {"k": place}}
@@ -352,9 +350,8 @@ def test_the_server_keeps_no_samples_of_what_is_remembered(server_bank: Storage)
         server_bank.items.put(
             "t", NewItem(("a",), place, {"k": place}, vectors=vector_of("a")[None])
         )
-    with server_bank._db.engine.connect() as plain:
-        conn = plain.execution_options(isolation_level="AUTOCOMMIT")
-        conn.exec_driver_sql("ANALYZE")
+    postgres.checkpoint()
+    with server_bank._db.scope() as conn:
         kept = conn.exec_driver_sql(
             "SELECT tablename || '.' || attname FROM pg_stats WHERE schemaname = current_schema() "
             "AND coalesce(most_common_vals, histogram_bounds)::text ~ '[a-z]'"

@@ -25,7 +25,7 @@ from memlong_agent.storage import reads, rows, upkeep, writes
 from memlong_agent.storage.archive import fields, lines, tensors
 from memlong_agent.storage.archive.itemrows import put_back
 from memlong_agent.storage.archive.scratch import ChunkRow, Row, Scratch
-from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, Owner
+from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, OldChunk, Owner
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.chunkrows import Prepared, insert_chunks
 from memlong_agent.storage.database import Database
@@ -37,8 +37,8 @@ from memlong_agent.storage.models import memories, recalls
 
 Read = Callable[[int, int], bytearray]
 """Offset and size in, bytes of the archive out."""
-Encode = Callable[[NewMemory], Sequence[NewChunk]]
-"""A memory's text in, its chunks with K/V and vectors out."""
+Encode = Callable[[NewMemory, Sequence[OldChunk]], Sequence[NewChunk]]
+"""A memory and how it was cut in, its chunks with K/V and vectors out."""
 Embed = Callable[[Mapping[str, Any]], Matrix | None]
 """An item's value in, vectors (n, E) of its texts out."""
 _BATCH_BYTES = 64 << 20
@@ -144,7 +144,7 @@ class Restore:
                 if encode is None:
                     self._publish_read(row, read)
                 else:
-                    self._publish_encoded(row, line, encode(line.memory()))
+                    self._publish_encoded(row, line, encode(line.memory(), line.old_chunks))
             progress(done / total)
 
     def _is_there(self, row: Row) -> bool:
