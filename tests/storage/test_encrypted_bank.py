@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from bank_making import ALICE, BOB, EMBEDDER, MODEL, SPEC, Clock, chunk, kv_of, memory, vector_of
+from postgres_server import PostgresServer
 from sqlalchemy import text as sql
 
 from memlong_agent.errors import ConfigError, StoreCorruptError, StoreKeyError
@@ -368,14 +369,26 @@ def test_in_postgresql_too(tmp_path: Path, clock: Clock, postgres: Any) -> None:
         Storage.open(tmp_path / "sealed", database=url)
 
 
-def test_a_bank_in_postgresql_is_encrypted(tmp_path: Path, clock: Clock, postgres: Any) -> None:
+def test_a_bank_in_postgresql_is_encrypted(
+    tmp_path: Path, clock: Clock, postgres: PostgresServer
+) -> None:
     url = postgres.url()
     with opened(tmp_path / "bank", None, database=url, clock=clock) as plain:
-        plain.add(ALICE, [memory("the velora stone", source="a.txt")])
-        before = plain.list_memories(ALICE), plain.search(ALICE, "velora")
+        plain.add(ALICE, [memory("the Wolkenkuckuck stone", source="Nebelheim.txt")])
+        before = plain.list_memories(ALICE), plain.search(ALICE, "Wolkenkuckuck")
+
+    def shown() -> set[bytes]:
+        postgres.checkpoint()
+        kept = [*postgres.data.rglob("*"), *(tmp_path / "bank").rglob("*")]
+        files = [path for path in kept if path.is_file() and "pg_wal" not in path.parts]
+        found = b"".join(path.read_bytes() for path in files)
+        return {word for word in (b"olkenkuckuck", b"ebelheim") if word in found}
+
+    assert len(shown()) == 2
     assert encrypt(tmp_path / "bank", KEY, database=url)
+    assert shown() == set()
     with opened(tmp_path / "bank", database=url, clock=clock) as sealed:
-        assert (sealed.list_memories(ALICE), sealed.search(ALICE, "velora")) == before
+        assert (sealed.list_memories(ALICE), sealed.search(ALICE, "Wolkenkuckuck")) == before
         read_all(sealed)
         assert sealed.verify() == []
 
