@@ -51,8 +51,9 @@ class StorageBase(Closing):
       write-ahead log and upgrade's backups of SQLite; tables, indexes and statistics of PostgreSQL.
       Deleting, forgetting, clearing, erasing and updating purge by themselves unless told not to;
       what has expired, was replaced or evicted leaves its last bytes to the next purge.
-    * `times_forgotten` rises in the same transaction, so that no process keeps a conversation
-      that shows what was forgotten. What a turn that still runs had recalled before, it may repeat.
+    * `times_forgotten` rises in the same transaction (but not for what was replaced, evicted or
+      discarded), so that no process keeps a conversation that shows what was forgotten. What a turn
+      that still runs had recalled before, it may repeat.
 
     Not promised
     * Order between two writers that overlap, except that one is wholly before the other.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -26,7 +25,6 @@ from memlong_agent.storage.reading import Reader
 from memlong_agent.storage.upgrade import drop_backups
 
 _log = logging.getLogger("memlong_agent.storage")
-_UNPURGED = "unpurged"  # meta row: something was forgotten since the last purge
 _AT_ONCE = 500  # memories that end in one transaction
 # Has the events and the number of all who were erased; no owner has its kind.
 _ERASED = {"tenant": "", "kind": reads.ERASED, "name": ""}
@@ -137,7 +135,7 @@ class Forgetter(Reader):
     def unpurged(self) -> bool:
         """Whether something was forgotten whose bytes may still be in the bank's files."""
         with self._db.scope() as conn:
-            return reads.meta_value(conn, _UNPURGED) is not None
+            return reads.meta_value(conn, writes.UNPURGED) is not None
 
     def purge(self) -> None:
         """Leave no byte of forgotten, changed and evicted memories in the bank's files.
@@ -151,7 +149,7 @@ class Forgetter(Reader):
             drop_backups(self._db.folder)
         with self._db.scope(write=True) as conn:
             self._lexical.optimize(conn)
-            mark = reads.meta_value(conn, _UNPURGED)
+            mark = reads.meta_value(conn, writes.UNPURGED)
         try:
             self._db.purge()
         except StoreLockedError as exc:
@@ -162,7 +160,7 @@ class Forgetter(Reader):
             ) from exc
         if mark is not None:
             with self._db.scope(write=True) as conn:  # unless more was forgotten meanwhile
-                mine = (meta.c.key == _UNPURGED) & (meta.c.value == mark)
+                mine = (meta.c.key == writes.UNPURGED) & (meta.c.value == mark)
                 conn.execute(delete(meta).where(mine))
 
     def _end_what_is_over(self) -> None:
@@ -257,7 +255,7 @@ def note_forgotten(conn: Connection, owner_pk: int) -> None:
     """Raise the owner's number, and remember that there are bytes to purge."""
     mine = update(owners).where(owners.c.pk == owner_pk)
     conn.execute(mine.values(forgotten=owners.c.forgotten + 1))
-    writes.set_meta(conn, _UNPURGED, secrets.token_hex(8))
+    writes.note_unpurged(conn)
 
 
 def _over(conn: Connection, now: datetime) -> dict[int, list[int]]:

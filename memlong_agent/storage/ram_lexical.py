@@ -120,18 +120,17 @@ class RamLexical:
     def _add(self, conn: Connection, words: Connection, found: Sequence[Any]) -> None:
         cipher = seal.of(conn)
         for owner_pk, group in groupby(found, key=lambda row: row.owner_id):
-            texts = [(row.pk, text) for row in group if (text := _text(cipher, row)) is not None]
-            if texts:
-                self._fts.add(words, owner_pk, texts)
+            self._fts.add(words, owner_pk, [(row.pk, _text(cipher, row)) for row in group])
 
 
-def _text(cipher: seal.Cipher, row: Any) -> str | None:
-    """The text of a chunk; None if it is damaged, so that one memory does not close the bank."""
+def _text(cipher: seal.Cipher, row: Any) -> str:
+    """The text of a chunk; none if it is damaged, so that one memory does not close the bank."""
     try:
-        return cipher.open_text(row.text, "chunks.text", rows.chunk_place(row.id, row.ordinal))
+        text: str = row.text
+        return cipher.open_text(text, "chunks.text", rows.chunk_place(row.id, row.ordinal))
     except StoreCorruptError as exc:
-        _log.warning("A memory is left out of the word index: %s", exc)
-        return None
+        _log.warning("A memory has no words in the word index: %s", exc)
+        return ""
 
 
 def _all_texts(conn: Connection) -> Iterator[Sequence[Any]]:

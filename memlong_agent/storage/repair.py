@@ -151,7 +151,8 @@ def _is_whole(db: Database, store: BlobStore, spec: KVSpec, pk: int) -> bool:
 
 
 def _chunks(db: Database, pks: Sequence[int]) -> Iterator[list[StoredChunk]]:
-    """Records of chunks, whoever owns them, in small batches; those that are gone are left out."""
+    """Records of chunks, whoever owns them, in small batches; those that are gone, or whose text is
+    damaged, are left out."""
     for start in range(0, len(pks), _BATCH):
         some = pks[start : start + _BATCH]
         with db.scope() as conn:
@@ -159,10 +160,19 @@ def _chunks(db: Database, pks: Sequence[int]) -> Iterator[list[StoredChunk]]:
             found = [
                 chunk
                 for owner in conn.scalars(query).all()
-                for chunk in reads.stored_chunks(conn, owner, some)
+                for chunk in _readable(conn, owner, some)
             ]
         if found:
             yield found
+
+
+def _readable(conn: Connection, owner: int, pks: Sequence[int]) -> list[StoredChunk]:
+    try:
+        return reads.stored_chunks(conn, owner, pks)
+    except StoreCorruptError:
+        if len(pks) == 1:
+            return []
+        return [chunk for pk in pks for chunk in _readable(conn, owner, [pk])]
 
 
 def _still(conn: Connection, some: Sequence[StoredChunk]) -> set[int]:

@@ -108,7 +108,8 @@ def _on_server(
 
 def drop_backups(folder: Path, held: str = "what is forgotten now") -> list[Path]:
     """Delete the backups that upgrades left: what is forgotten must be gone from them too."""
-    found = [*folder.glob(f"{FILE}.*{_SUFFIX}"), *folder.glob(f"{FILE}.*{_SUFFIX}.tmp*")]
+    named = f"{FILE}.m[0-9]*{_SUFFIX}"  # as in _back_up: a copy that a user named is the user's
+    found = [*folder.glob(named), *folder.glob(f"{named}.tmp*")]
     for path in sorted(found):
         with suppress(FileNotFoundError):
             path.unlink()

@@ -33,6 +33,8 @@ from memlong_agent.storage.models import (
     sessions,
 )
 
+UNPURGED = "unpurged"
+"""Row of meta: something was forgotten since the last purge."""
 EPOCH = "epoch"
 """Row of meta by which everybody who has the bank open sees that it may be another's now."""
 _AMENDED = ("role", "text", "messages", "metadata", "text_digest", "created_at", "turn")
@@ -40,6 +42,11 @@ _AMENDED = ("role", "text", "messages", "metadata", "text_digest", "created_at",
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
     conn.execute(upsert(conn, meta, {"key": key, "value": value}, {"value": value}))
+
+
+def note_unpurged(conn: Connection) -> None:
+    """Remember that there are bytes to purge."""
+    set_meta(conn, UNPURGED, secrets.token_hex(8))
 
 
 def new_epoch(conn: Connection) -> None:

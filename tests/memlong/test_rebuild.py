@@ -72,6 +72,25 @@ def furnished(open_memlong: Open, kind: Kind) -> Kind:
     return kind
 
 
+def test_an_archive_is_cut_anew_as_a_rebuilt_bank_is(
+    furnished: Path, open_memlong: Open, other_words: Path, tmp_path: Path
+) -> None:
+    """Evicted parts, withheld replies, times in headers: one way to cut, whoever asks."""
+    with open_memlong(chunk_tokens=96) as ml:
+        ml.export(tmp_path / "archive")
+    another: dict[str, Any] = {"model": other_words, "chunk_tokens": 48}
+    MemLong.rebuild(other_words, furnished, embedder="hash", chunk_tokens=48)
+    with open_memlong(**another, bank=tmp_path / "new") as new, open_memlong(**another) as old:
+        new.restore(tmp_path / "archive", encode=True)
+        for owner in (ALICE, BOB):
+            cuts = [
+                [chunk_key(each) for each in bank.chunks(owner, sorted(memory.chunk_pks))]
+                for bank in (old.engine.bank._storage, new.engine.bank._storage)
+                for memory in sorted(bank.list_memories(owner), key=lambda each: each.id)
+            ]
+            assert cuts[: len(cuts) // 2] == cuts[len(cuts) // 2 :] != []
+
+
 def chunk_key(chunk: StoredChunk) -> tuple[Any, ...]:
     return (chunk.memory_id, chunk.ordinal, chunk.header, chunk.text, chunk.token_ids)
 

@@ -285,12 +285,14 @@ def test_another_model_or_embedder_is_refused_with_the_difference(
 def test_limits_hold_for_archives_too(plain: Storage, other: Storage, tmp_path: Path) -> None:
     fill(plain)
     export(plain, tmp_path / "x")
-    with pytest.raises(ArchiveError, match="'anna' would have more than max_memories=3"):
+    with pytest.raises(ArchiveError, match="would have 4 memories, more than max_memories=3"):
         restore(other, tmp_path / "x", max_memories=3)
     with pytest.raises(ArchiveError, match="more than max_text_bytes=10"):
         restore(other, tmp_path / "x", max_text_bytes=10)
     assert other.stats() == {}
     assert restore(other, tmp_path / "x", max_memories=4, max_text_bytes=100).memories == 5
+    again = restore(other, tmp_path / "x", max_memories=3)  # it adds none
+    assert (again.memories, again.present) == (0, 5)
 
 
 def test_what_is_forgotten_while_it_is_exported_is_left_out(

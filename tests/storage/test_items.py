@@ -100,7 +100,9 @@ def test_what_is_over_is_deleted_and_says_what_it_was_bound_to(bank: Storage, cl
 def test_a_deleted_item_is_gone_and_says_what_it_was_bound_to(bank: Storage) -> None:
     binding = bound_item(bank)
     assert bank.items.delete(T, ("memories", "alice"), "k") == binding
-    assert bank.items.delete(T, ("memories", "alice"), "k") is None
+    assert bank.unpurged()
+    bank.purge()
+    assert bank.items.delete(T, ("memories", "alice"), "k") is None and not bank.unpurged()
     assert bank.get(ALICE, binding.memory_id).text == "tea", "the memory is the caller's to delete"
 
 

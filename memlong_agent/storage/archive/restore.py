@@ -17,15 +17,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from memlong_agent.errors import ArchiveError, ConfigError, StoreLockedError
 from memlong_agent.kv import KVChunk, KVSpec
-from memlong_agent.storage import reads, rows, upkeep, writes
+from memlong_agent.storage import limits, reads, rows, upkeep, writes
 from memlong_agent.storage.archive import fields, lines, tensors
 from memlong_agent.storage.archive.itemrows import put_back
 from memlong_agent.storage.archive.scratch import ChunkRow, Row, Scratch
-from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, Owner
+from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, OldChunk, Owner
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.chunkrows import Prepared, insert_chunks
 from memlong_agent.storage.database import Database
@@ -37,8 +37,8 @@ from memlong_agent.storage.models import memories, recalls
 
 Read = Callable[[int, int], bytearray]
 """Offset and size in, bytes of the archive out."""
-Encode = Callable[[NewMemory], Sequence[NewChunk]]
-"""A memory's text in, its chunks with K/V and vectors out."""
+Encode = Callable[[NewMemory, Sequence[OldChunk]], Sequence[NewChunk]]
+"""A memory and how it was cut in, its chunks with K/V and vectors out."""
 Embed = Callable[[Mapping[str, Any]], Matrix | None]
 """An item's value in, vectors (n, E) of its texts out."""
 _BATCH_BYTES = 64 << 20
@@ -144,7 +144,7 @@ class Restore:
                 if encode is None:
                     self._publish_read(row, read)
                 else:
-                    self._publish_encoded(row, line, encode(line.memory()))
+                    self._publish_encoded(row, line, encode(line.memory(), line.old_chunks))
             progress(done / total)
 
     def _is_there(self, row: Row) -> bool:
@@ -190,11 +190,13 @@ class Restore:
 
     def _write(self, conn: Connection) -> Counted:
         owners: dict[Owner, int] = {}
+        had: dict[int, int] = {}
         present = written = 0
         for row in self._scratch.rows(by_rank=True):
             owner = self._owner(row.kind, row.name)
             if owner not in owners:
                 owners[owner] = writes.owner_pk(conn, owner)
+                had[owners[owner]] = limits.count(conn, owners[owner])
             pk, there = self._put_memory(conn, owners[owner], row)
             self._scratch.set_pk(row.place, pk, present=there)
             present, written = present + there, written + (not there)
@@ -203,7 +205,9 @@ class Restore:
         self._put_superseded(conn)
         self._put_recalls(conn, owners)
         items = self._put_items(conn)
-        self._check_limit(conn, owners)
+        if self._bank.max_memories is not None:
+            for owner_pk, before in had.items():
+                limits.check(conn, owner_pk, self._bank.max_memories, before)
         return Counted(written, present, items, tuple(owners))
 
     def _owner(self, kind: Any, name: str) -> Owner:
@@ -294,18 +298,6 @@ class Restore:
         """A memory that this restore has written; what was there before keeps what it has."""
         row = self._scratch.row(memory_id or "")
         return None if row is None or row.present else row
-
-    def _check_limit(self, conn: Connection, owners: Mapping[Owner, int]) -> None:
-        most = self._bank.max_memories
-        if most is None:
-            return
-        for owner, pk in owners.items():
-            query = select(func.count()).where(memories.c.owner_id == pk)
-            if (conn.scalar(query) or 0) > most:
-                raise ArchiveError(
-                    f"{owner.name!r} would have more than max_memories={most} memories. Raise it "
-                    "or delete memories first. Nothing was restored."
-                )
 
 
 def _batches(parts: Sequence[ChunkRow], spec: KVSpec) -> list[list[ChunkRow]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, select, update
 
-from memlong_agent.storage import reads, seal
+from memlong_agent.storage import reads, seal, writes
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.dialects import upsert
 from memlong_agent.storage.items.rows import (
@@ -112,8 +113,11 @@ class ItemStore:
         """Delete an item, if it is there; returns what it was bound to."""
         with self._db.scope(write=True) as conn:
             old = standing(conn, place_of(tenant, namespace, key))
-            delete_items(conn, [] if old is None else [old.pk])
-            return None if old is None else bound_to(old)
+            if old is None:
+                return None
+            delete_items(conn, [old.pk])
+            writes.note_unpurged(conn)
+            return bound_to(old)
 
     def binding(self, tenant: str, namespace: Namespace, key: str) -> tuple[bool, Binding | None]:
         """Whether there is an item, also one whose time is over, and what it is bound to."""
@@ -121,7 +125,7 @@ class ItemStore:
             found = standing(conn, place_of(tenant, namespace, key))
             return found is not None, None if found is None else bound_to(found)
 
-    def end(self, tenant: str, limit: int) -> list[Binding | None]:
+    def end(self, tenant: str, limit: int) -> builtins.list[Binding | None]:
         """Delete at most `limit` items whose time is over; returns what each was bound to."""
         over = (items.c.tenant == tenant) & (items.c.expires_at <= self._clock())
         query = places().where(over).order_by(items.c.expires_at).limit(limit)
