@@ -43,14 +43,22 @@ class PostgresServer:
 
     def url(self) -> str:
         """URL of a new, empty schema."""
-        import psycopg
-
         name = f"bank{next(_SCHEMAS)}"
-        dsn = f"host={self.folder} user=memlong dbname=postgres"
-        with psycopg.connect(dsn, autocommit=True) as conn:
-            conn.execute(f"CREATE SCHEMA {name}".encode())
+        self._execute(f"CREATE SCHEMA {name}")
         where = f"host={quote(str(self.folder), safe='')}&options=-csearch_path%3D{name}"
         return f"postgresql+psycopg://memlong@/postgres?{where}"
+
+    def checkpoint(self) -> None:
+        """Analyze all tables, as the server does now and then, and write what it has in memory."""
+        self._execute("ANALYZE")
+        self._execute("CHECKPOINT")
+
+    def _execute(self, statement: str) -> None:
+        import psycopg
+
+        dsn = f"host={self.folder} user=memlong dbname=postgres"
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute(statement.encode())
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), *arguments]

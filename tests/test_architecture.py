@@ -151,6 +151,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+def test_streams_and_their_threads_load_no_torch() -> None:
+    """An event loop imports them, and torch takes seconds."""
+    loaded = loaded_by("from memlong_agent.memlong import Stream, background, shared")
+    assert loaded.isdisjoint({"torch", "transformers", "sqlalchemy", "faiss", "llguidance"})
+
+
 def too_long(paths: Sequence[Path]) -> dict[Path, int]:
     lines = {path: len(path.read_text().splitlines()) for path in paths}
     return {path: count for path, count in lines.items() if count > MAX_LINES}

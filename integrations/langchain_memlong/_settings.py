@@ -22,10 +22,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from langchain_memlong._schemas import tool_arguments
 from memlong_agent.config import Sampling
 from memlong_agent.errors import ConfigError, MemLongError
+from memlong_agent.memlong import Stream, shared
 from memlong_agent.records import Reply
 
 if TYPE_CHECKING:
-    from memlong_agent import MemLong, Stream
+    from memlong_agent import MemLong
 
 # LangChain's bases ignore what they do not know, and the last base's settings win: every class that
 # is made of these fields repeats this one.
@@ -64,8 +65,6 @@ class MemLongPlace(BaseModel):
 
     def memlong(self, model: str | None = None) -> MemLong:
         """The shared engine, loaded by the first who asks. Raises what `MemLong(...)` raises."""
-        from memlong_agent.memlong import shared
-
         name = self.model if model is None else model
         return shared(None if name == BUNDLED else name, self.bank, **self.options)
 
@@ -110,8 +109,6 @@ class MemLongSettings(MemLongPlace):
         self, messages: Sequence[Mapping[str, Any]], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> Stream:
         """One call as a stream. ConfigError for an argument that no call has."""
-        from memlong_agent.memlong import Stream
-
         _refuse_unknown(kwargs)
         asked = self._asked(_HOW, kwargs)
         if asked["write"] not in ("turn", "off"):

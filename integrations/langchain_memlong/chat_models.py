@@ -8,7 +8,7 @@ memlong-agent.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
@@ -20,15 +20,13 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, model_validator
 
-from langchain_memlong._background import awaited, finished, started
+from langchain_memlong._background import awaited, finished
 from langchain_memlong._messages import last_chunks, to_dicts, to_message
 from langchain_memlong._routing import routed_turn
 from langchain_memlong._settings import CONFIG, MemLongSettings, window_tokens
 from langchain_memlong._structured import Method, structured
 from memlong_agent import __version__
-
-if TYPE_CHECKING:
-    from memlong_agent import Stream
+from memlong_agent.memlong import Stream, background
 
 
 class ChatMemLong(MemLongSettings, BaseChatModel):
@@ -192,7 +190,7 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        reply = await awaited(lambda: self._begin(messages, stop, kwargs))
+        reply = await awaited(self._begin(messages, stop, kwargs))
         message = to_message(reply, self._name(kwargs))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -219,7 +217,7 @@ class ChatMemLong(MemLongSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        stream = await started(lambda: self._begin(messages, stop, kwargs))
+        stream = background(self._begin(messages, stop, kwargs))
         try:
             async for piece in stream:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=piece))

@@ -7,7 +7,7 @@ prompt and completion, unless `write="off"`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LLM, LanguageModelInput
@@ -15,13 +15,11 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import GenerationChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from langchain_memlong._background import awaited, finished, started
+from langchain_memlong._background import awaited, finished
 from langchain_memlong._messages import metadata
 from langchain_memlong._routing import routed_turn
 from langchain_memlong._settings import CONFIG, MemLongSettings
-
-if TYPE_CHECKING:
-    from memlong_agent import Stream
+from memlong_agent.memlong import Stream, background
 
 
 class MemLongLLM(MemLongSettings, LLM):
@@ -107,7 +105,7 @@ class MemLongLLM(MemLongSettings, LLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> str:
-        return (await awaited(lambda: self._begin(prompt, stop, kwargs))).text
+        return (await awaited(self._begin(prompt, stop, kwargs))).text
 
     def _stream(
         self,
@@ -134,7 +132,7 @@ class MemLongLLM(MemLongSettings, LLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        stream = await started(lambda: self._begin(prompt, stop, kwargs))
+        stream = background(self._begin(prompt, stop, kwargs))
         try:
             async for piece in stream:
                 if run_manager is not None:

@@ -12,16 +12,20 @@ from memlong_agent.cli.output import counted, emit, plain, progress
 
 @click.command(epilog="\b\nExample:\n  memlong upgrade --bank ./memory")
 @common(without=("model", "embedder", "device", "key_file"))
-def upgrade(target: Target) -> None:
+@click.option("--backed-up", is_flag=True, help="Rows in PostgreSQL: say that you dumped them.")
+def upgrade(target: Target, backed_up: bool) -> None:
     """Bring a bank of an older version up to date.
 
-    A copy of bank.sqlite is made first, in the bank's folder. All steps are done or none; keys and
-    values are not touched. A bank of a newer version is refused. Of a database in PostgreSQL no
-    copy is made: dump it first.
+    A copy of bank.sqlite is made first, in the bank's folder. It is deleted as soon as anything is
+    forgotten, changed or over: keep one elsewhere if you want it longer. Rows in PostgreSQL cannot
+    be copied here: dump them (pg_dump), then pass --backed-up. All steps are done or none; keys and
+    values are not touched. A bank of a newer version is refused.
     """
     from memlong_agent.memlong import MemLong
 
-    done = MemLong.upgrade(target.bank, database=target.database, timeout_s=target.timeout_s)
+    done = MemLong.upgrade(
+        target.bank, database=target.database, backed_up=backed_up, timeout_s=target.timeout_s
+    )
     backup = None if done.backup is None else str(done.backup)
     if target.json:
         emit({"bank": target.bank, "before": done.before, "steps": done.steps, "backup": backup})
@@ -30,8 +34,10 @@ def upgrade(target: Target) -> None:
     else:
         click.echo(f"Upgraded {plain(target.bank)}: {', '.join(done.steps)}.")
     if backup is not None and not target.json:
-        click.echo(f"As it was before: {plain(backup)}. It holds all remembered text: delete it")
-        click.echo("once the bank works. Forgetting deletes it too.")
+        click.echo(f"As it was before: {plain(backup)}")
+        click.echo("It holds all remembered text. Therefore it is deleted as soon as anything is")
+        click.echo("forgotten, changed or expires, even when the bank is opened: copy it elsewhere")
+        click.echo("now if you want it longer, and delete it once the bank works.")
 
 
 @click.command(epilog="\b\nExample:\n  memlong rebuild --model ./new-model\n"

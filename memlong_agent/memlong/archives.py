@@ -6,17 +6,16 @@ the same model made them; else, if asked for, its text is cut and encoded anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from memlong_agent.chunking import document_sections, exchange_chunks
 from memlong_agent.engine import Engine
 from memlong_agent.errors import ConfigError
-from memlong_agent.memlong.chat_text import abstained
+from memlong_agent.memlong.recut import recut
 from memlong_agent.memory import Draft
 from memlong_agent.records import Exported, Restored
-from memlong_agent.storage import NewMemory, Owner
+from memlong_agent.storage import NewMemory, OldChunk, Owner
 
 Progress = Callable[[float], None]
 """Called with the share that is done, 0 to 1."""
@@ -60,6 +59,9 @@ class Archiving:
 
         Memories that are here already, with the same content, stay as they are. `encode=True` cuts
         and encodes the text anew, for an archive of another model or embedder.
+        Others may read all the while, and write until the files are checked and copied. Then all
+        rows are written in one transaction (1 s for 5,000 chunks): other writers wait, and get a
+        StoreLockedError if it takes longer than their `timeout_s`.
         Raises ArchiveError for a damaged or hostile file and for memories that collide with others
         here, IncompatibleMemoryError for another model's; then nothing was written.
         """
@@ -89,7 +91,7 @@ def _restore(
         _absolute(path),
         tenant,
         tokenize=engine.tokenize,
-        encode=(lambda memory: encoded_anew(engine, memory)) if encode else None,
+        encode=partial(encoded_anew, engine) if encode else None,
         progress=progress,
     )
     return Restored(
@@ -97,29 +99,12 @@ def _restore(
     )
 
 
-def encoded_anew(engine: Engine, memory: NewMemory) -> Draft:
-    """A memory's text cut and encoded by this model; what was withheld in it stays withheld."""
-    at = memory.created_at
-    if at is None:
-        raise ConfigError("A memory without a time cannot be encoded anew. Give it created_at.")
-    room = engine.settings.chunk_tokens
-    if memory.role == "document":
-        when = at.astimezone(UTC)
-        cut = document_sections([memory.text], memory.source, when, engine.tokenize, room)
-        chunks = [chunk for section in cut for chunk in section]
-    else:
-        chunks = exchange_chunks(_said(memory), at, engine.tokenize, room)
+def encoded_anew(engine: Engine, memory: NewMemory, old: Sequence[OldChunk]) -> Draft:
+    """A memory cut and encoded by this model; what was evicted or withheld of it stays away."""
+    cut = recut(memory, old, engine.tokenize, engine.settings.chunk_tokens)
     return Draft(
-        role=memory.role, text=memory.text, chunks=engine.encode(chunks), source=memory.source
+        role=memory.role, text=memory.text, chunks=engine.encode(cut), source=memory.source
     )
-
-
-def _said(memory: NewMemory) -> list[tuple[str, str]]:
-    """Who said what; without messages (parts were evicted) the text stands for the user's."""
-    said = [(str(each["role"]), str(each["content"])) for each in memory.messages or ()]
-    if memory.turn is not None and len(said) > 1 and abstained(said[-1][1]):
-        return said[:1]
-    return said or [("user", memory.text)]
 
 
 def _absolute(path: str | Path) -> Path:

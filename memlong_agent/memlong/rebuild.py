@@ -7,7 +7,7 @@ times, sessions, metadata, counters and the recall log stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from memlong_agent.identity import Identity
 from memlong_agent.kv import KVChunk, KVSpec
 from memlong_agent.memlong.loading import Secret, encoding_model
 from memlong_agent.memlong.recut import recut, same_cut
-from memlong_agent.memory import chunk_vectors, embedded_parts
+from memlong_agent.memory import chunk_vectors, embedded_parts, item_vectors
 from memlong_agent.records import Rebuilt
 from memlong_agent.storage import NewChunk, Old, Rebuilding, key_from
 
@@ -130,13 +130,7 @@ class Rebuild:
             seen = {batch[-1].memory_pk}  # its chunks may go on in the next batch
             self._report(len(new))
         while some := self._bank.items_with_vectors():
-            texts = [_texts(item.value) for item in some]
-            self._bank.embed_items(
-                [
-                    (item, embedder.embed_texts(each) if each and embedder.dimensions else None)
-                    for item, each in zip(some, texts, strict=True)
-                ]
-            )
+            self._bank.embed_items([(item, item_vectors(embedder, item.value)) for item in some])
             self._items += len(some)
         self._bank.finish()
         return self._result(resumed, embedder.identity.differences(before))
@@ -215,19 +209,3 @@ def _new_chunks(
         )
         made.append(new)
     return made
-
-
-def _texts(value: Any) -> list[str]:
-    """The texts in a JSON value; what an item was found by when it was put is not kept."""
-    return [text for text in _leaves(value) if text.strip()]
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _leaves(each)
-    elif isinstance(value, Sequence):
-        for each in value:
-            yield from _leaves(each)

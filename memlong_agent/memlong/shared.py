@@ -1,7 +1,7 @@
 """One `MemLong` for everybody in the process who asks for the same model, bank and options.
 
 In: the arguments of `MemLong`. Out: the one that was made of them, loaded by the first who asks;
-the others wait. A closed one is made anew.
+the others wait. A closed one is made anew. The first call imports torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import threading
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from memlong_agent.memlong.memlong import MemLong
+if TYPE_CHECKING:
+    from memlong_agent.memlong.memlong import MemLong
 
 _GUARD = threading.Lock()
 _SHELVES: dict[Hashable, _Shelf] = {}
@@ -34,6 +35,8 @@ def shared(
 
     Whoever closes it closes it for all; the next call opens it again.
     """
+    from memlong_agent.memlong.memlong import MemLong
+
     key = (_model(model), _bank(bank), _frozen(options))
     with _GUARD:
         shelf = _SHELVES.setdefault(key, _Shelf(options))

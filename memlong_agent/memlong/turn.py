@@ -187,19 +187,17 @@ class Turns:
 
     def _finish(self, turn: Turn, reply: ReplyText) -> Written:
         """Write the exchange, and count what was recalled, before the turn is reported finished."""
-        bank, written = self._engine.bank, Written([])
+        bank = self._engine.bank
         if self._owner is None:
-            return written
-        if turn.write:
-            draft = None if reply.calls else self._draft(turn, reply.text.strip())
-            written = bank.finish_turn(self._owner, turn.id, draft)
-        if turn.marks:
-            marks = [
-                (pk, rank, score, turn.chunk_mass.get(pk))
-                for pk, (rank, score) in turn.marks.items()
-            ]
-            bank.mark(self._owner, turn.id, marks)
-        return written
+            return Written([])
+        recalled = [
+            (pk, rank, score, turn.chunk_mass.get(pk)) for pk, (rank, score) in turn.marks.items()
+        ]
+        if not turn.write:
+            bank.mark(self._owner, turn.id, recalled)
+            return Written([])
+        draft = None if reply.calls else self._draft(turn, reply.text.strip())
+        return bank.finish_turn(self._owner, turn.id, draft, recalled)
 
     def _draft(self, turn: Turn, reply: str, pending: str | None = None) -> Draft:
         said: list[Message] = [("user", turn.text), ("assistant", reply)]

@@ -14,7 +14,7 @@ from memlong_agent.memory.carriers import (
     recall_record,
 )
 from memlong_agent.memory.evict import victims
-from memlong_agent.memory.items import Accept, ItemBank
+from memlong_agent.memory.items import Accept, ItemBank, item_vectors
 from memlong_agent.memory.limits import check_text, within_document
 from memlong_agent.memory.recall import log_priors
 
@@ -28,6 +28,7 @@ __all__ = [
     "check_text",
     "chunk_vectors",
     "embedded_parts",
+    "item_vectors",
     "log_priors",
     "mean_vectors",
     "recall_record",

@@ -7,16 +7,18 @@ bank's embedder and settings, and knows no model: how a text is tokenized or enc
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from memlong_agent.config import Settings
 from memlong_agent.embedding import Embedder
 from memlong_agent.memory.carriers import Draft, chunk_vectors, new_memory
-from memlong_agent.storage import Counted, Manifest, NewChunk, NewMemory, Owner, Storage
+from memlong_agent.memory.items import item_vectors
+from memlong_agent.storage import Counted, Manifest, NewChunk, NewMemory, OldChunk, Owner, Storage
 
 Tokenize = Callable[[list[str]], list[list[int]]]
-Encode = Callable[[NewMemory], Draft]
-"""A memory's text in, the same memory cut and encoded anew out."""
+Encode = Callable[[NewMemory, Sequence[OldChunk]], Draft]
+"""A memory and how it was cut in, the same memory cut and encoded anew out."""
 Progress = Callable[[float], None]
 """Called with the share that is done, 0 to 1."""
 
@@ -74,7 +76,8 @@ class ArchiveBank:
             tenant=tenant,
             dimensions=self._embedder.dimensions,
             tokenize=tokenize,
-            encode=None if encode is None else lambda memory: self._encoded(encode(memory)),
+            encode=None if encode is None else lambda *old: self._encoded(encode(*old)),
+            embed=None if encode is None else partial(item_vectors, self._embedder),
             max_memories=self._settings.max_memories,
             max_text_bytes=self._settings.max_text_bytes,
             progress=progress or _ignored,

@@ -47,6 +47,8 @@ from memlong_agent.storage import (
 from memlong_agent.storage.base import utc_now
 
 _log = logging.getLogger("memlong_agent.memory")
+Mark = tuple[int, int, float, float | None]
+"""What a turn recalled: chunk key, rank, score, attention mass."""
 _TRIES = 3  # a chunk can be forgotten between its ranking and its reading
 
 
@@ -113,16 +115,21 @@ class MemoryBank(ForgettingBank, Closing):
         mine = {pk for memory in stored for pk in memory.chunk_pks} if turn is not None else ()
         return Written([memory_record(each) for each in stored], self._evict(owner, mine))
 
-    def finish_turn(self, owner: Owner, turn: str, draft: Draft | None) -> Written:
+    def finish_turn(
+        self, owner: Owner, turn: str, draft: Draft | None, recalled: Sequence[Mark] = ()
+    ) -> Written:
         """Replace what the turn has pending by its finished exchange; with None only drop it.
 
-        The exchange is durable before anything pending goes. If it has no message_id and its user
-        text is that of the session's latest exchange, it replaces that exchange and keeps its id.
+        The exchange, and what its turn recalled, is durable before anything pending goes. If it has
+        no message_id and its user text is that of the session's latest exchange, it replaces that
+        exchange and keeps its id.
         """
         if draft is None:
             self.discard_turn(owner, turn)
+            self.mark(owner, turn, recalled)
             return Written([])
-        stored = self._put_exchange(owner, replace(draft, pending=None, turn=turn))
+        finished = replace(draft, pending=None, turn=turn)
+        stored = self._put_exchange(owner, finished, recalled)
         with left_for_later("Text that a finished turn had pending"):
             self._storage.discard(owner, turn)
         return Written([memory_record(stored)], self._evict(owner, stored.chunk_pks))
@@ -165,14 +172,13 @@ class MemoryBank(ForgettingBank, Closing):
                 return self._recalled(question, top_k)
         return self._recalled(question, top_k)
 
-    def mark(
-        self, owner: Owner, turn: str, marks: Sequence[tuple[int, int, float, float | None]]
-    ) -> None:
-        """Note what a turn recalled: (chunk key, rank, score, attention mass) of each chunk.
+    def mark(self, owner: Owner, turn: str, recalled: Sequence[Mark]) -> None:
+        """Note what a turn recalled that writes nothing.
 
         A chunk's counter rises once a turn, however often it is marked.
         """
-        self._storage.record_recalls(owner, turn, [RecallMark(*mark) for mark in marks])
+        if recalled:
+            self._storage.record_recalls(owner, turn, [RecallMark(*each) for each in recalled])
 
     def search(
         self, owner: Owner, query: str, *, top_k: int, session: str | None = None
@@ -200,19 +206,21 @@ class MemoryBank(ForgettingBank, Closing):
     def tail(
         self, owner: Owner, session: str, limit: int
     ) -> builtins.list[builtins.list[dict[str, Any]]]:
-        """Messages of the session's newest `limit` exchanges, oldest exchange first.
+        """Messages of the session's last `limit` exchanges, in the order they were written.
 
         Expired, superseded and withheld exchanges are left out, and those without messages.
         """
         if limit < 1:
             return []
-        newest = widened(
-            lambda depth: self._storage.list_memories(owner, session, depth), self._resumable, limit
+        last = widened(
+            lambda depth: self._storage.list_memories(owner, session, depth, by_time=False),
+            self._resumable,
+            limit,
         )
-        return [exchange.messages or [] for exchange in reversed(newest)]
+        return [exchange.messages or [] for exchange in reversed(last)]
 
     def latest_exchange(self, owner: Owner, session: str) -> StoredMemory | None:
-        """The newest finished exchange of a session."""
+        """The finished exchange that was written last in a session."""
         return self._storage.latest_exchange(owner, session)
 
     def stats(self, owner: Owner | None = None) -> dict[Owner, OwnerStats]:
@@ -233,13 +241,13 @@ class MemoryBank(ForgettingBank, Closing):
         """One sentence for each thing that is wrong with the bank; reads every K/V file."""
         return self._storage.verify()
 
-    def _put_exchange(self, owner: Owner, draft: Draft) -> StoredMemory:
-        memory = self._embedded([draft])[0]
+    def _put_exchange(self, owner: Owner, draft: Draft, recalled: Sequence[Mark]) -> StoredMemory:
+        memory, marks = self._embedded([draft])[0], [RecallMark(*each) for each in recalled]
         repeated = self._repeated(owner, draft)
         if repeated is not None:
             with suppress(MemoryNotFoundError):  # forgotten since we looked: written anew
-                return self._storage.replace(owner, repeated, memory)
-        return self._storage.add(owner, [memory])[0]
+                return self._storage.replace(owner, repeated, memory, recalled=marks)
+        return self._storage.add(owner, [memory], recalled=marks)[0]
 
     def _repeated(self, owner: Owner, draft: Draft) -> str | None:
         """Id of the session's latest exchange, if the user said the same in it."""

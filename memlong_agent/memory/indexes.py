@@ -30,6 +30,7 @@ class OwnerIndex:
         self._backend = backend
         self._lock = threading.Lock()
         self._index: VectorIndex | None = None
+        self._key = 0
 
     def search(self, vector: Vectors, k: int, allowed: Ids | None = None) -> list[int]:
         """At most `k` keys (among `allowed`), nearest first, of all that was committed before this
@@ -39,8 +40,9 @@ class OwnerIndex:
             return [int(each) for each in ids]
 
     def _caught_up(self) -> VectorIndex:
-        if self._index is None:
-            self._index = self._built()
+        key = self._storage.owner_key(self._owner)
+        if self._index is None or key != self._key:  # erased meanwhile: of that no event tells
+            self._index, self._key = self._built(), key
         self._replay(self._index)
         return self._index
 

@@ -8,7 +8,7 @@ Letters: n texts of one item, E embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from memlong_agent.embedding import Embedder, Vectors
 from memlong_agent.storage import Binding, ItemStore, Namespace, NewItem, Storage, StoredItem
 
 Accept = Callable[[dict[str, Any]], bool]
-_ALL = -1  # SQLite's LIMIT for no limit
 
 
 class ItemBank:
@@ -55,7 +54,7 @@ class ItemBank:
         if asked is None and accept is None:
             found = self.rows.list(tenant, prefix, limit=limit, offset=offset)
             return [(item, None) for item in found]
-        every = self.rows.list(tenant, prefix, limit=_ALL, vectors=asked is not None)
+        every = self.rows.list(tenant, prefix, limit=None, vectors=asked is not None)
         kept = [item for item in every if accept is None or accept(item.value)]
         if asked is None:
             return [(item, None) for item in kept[offset : offset + limit]]
@@ -63,6 +62,21 @@ class ItemBank:
         scored = [(item, _cosine(item.vectors, vector)) for item in kept]
         scored.sort(key=lambda pair: -2.0 if pair[1] is None else pair[1], reverse=True)
         return scored[offset : offset + limit]
+
+
+def item_vectors(embedder: Embedder, value: Any) -> Vectors | None:
+    """Vectors (n, E) of the texts in a value, for an item that is embedded anew: what it was found
+    by when it was put is not kept."""
+    texts = [text for text in _texts(value) if text.strip()]
+    return embedder.embed_texts(texts) if texts and embedder.dimensions else None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(each)
 
 
 def _cosine(vectors: Vectors | None, query: Vectors) -> float | None:

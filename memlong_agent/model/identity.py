@@ -50,12 +50,14 @@ def encoding_identity(
 
 
 def _settings(model: MemoryModel) -> str:
-    """What a layer computes beside its weights, as JSON."""
+    """What a layer computes beside its weights, as JSON. Models without adapters have no part."""
     config = model.lm.config
     found = {name: getattr(config, name, None) for name in _SETTINGS}
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default" and _ORIGINAL not in rope:
         found[_ORIGINAL] = config.max_position_embeddings  # what scaled RoPE then goes by
+    if adapters := _adapters(model):
+        found["adapters"] = _digest(json.dumps(adapters))
     return json.dumps(found, sort_keys=True, default=str)
 
 
@@ -67,27 +69,53 @@ def _weights_digest(model: MemoryModel) -> str:
     return hasher.hexdigest()
 
 
+def _adapters(model: MemoryModel) -> list[tuple[str, list[str], str, bool]]:
+    """How PEFT's layers use their weights: which adapters are on, and how strongly."""
+    return [
+        (
+            f"{name}.{inner}",
+            list(part.active_adapters),
+            str(getattr(part, "scaling", None)),
+            bool(part.disable_adapters),
+        )
+        for name, module in _modules(model)
+        for inner, part in module.named_modules()
+        if hasattr(part, "active_adapters")
+    ]
+
+
 def _tensors(model: MemoryModel) -> Iterator[tuple[str, torch.Tensor]]:
+    for prefix, module in _modules(model):
+        for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
+            if isinstance(tensor, torch.Tensor):
+                yield from _plain(f"{prefix}.{name}", tensor)
+
+
+def _plain(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensor, or the plain ones that a quantised one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    for part in tensor.__tensor_flatten__()[0]:
+        yield from _plain(f"{name}.{part}", getattr(tensor, part))
+
+
+def _modules(model: MemoryModel) -> Iterator[tuple[str, torch.nn.Module]]:
+    """What K/V of the memory layers are computed by."""
     decoder = model.decoder
-    yield from _named(decoder.embed_tokens, "embed_tokens")
+    yield "embed_tokens", decoder.embed_tokens
     wanted = model.layout.memory_layers
     for index in range(wanted[-1] + 1):
         layer, name = decoder.layers[index], f"layers.{index}"
         if index < wanted[-1]:
-            yield from _named(layer, name)
+            yield name, layer
             continue
         for part in _READ_BY_KV:
             module = layer
             for step in part.split("."):
                 module = getattr(module, step, None)
             if module is not None:
-                yield from _named(module, f"{name}.{part}")
-
-
-def _named(module: torch.nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
-        if isinstance(tensor, torch.Tensor):
-            yield f"{prefix}.{name}", tensor
+                yield f"{name}.{part}", module
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -50,6 +50,15 @@ class NewChunk:
     last_recalled_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OldChunk:
+    """One chunk as an archive has it, for whoever cuts its memory anew."""
+
+    ordinal: int
+    header: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NewMemory:
     """What is written at once. At least one chunk."""

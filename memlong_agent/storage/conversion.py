@@ -20,7 +20,7 @@ from memlong_agent.storage import faults, guard, migrations, reads, rows, sealin
 from memlong_agent.storage.blobs import BlobStore, FileBlobs
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
-from memlong_agent.storage.items import sealed_item
+from memlong_agent.storage.items.rows import sealed_item
 from memlong_agent.storage.keys import Key
 from memlong_agent.storage.kvfile import BlobRef, looks_plain, spec_from_json
 from memlong_agent.storage.models import blobs, chunks, items, memories, meta, vectors
@@ -54,6 +54,7 @@ def encrypt(
         StoreLockedError: others kept it busy past the timeout.
         StoreVersionError: it must be upgraded first.
         StoreCorruptError: a K/V file is damaged; nothing was changed.
+        IncompatibleMemoryError: it is being rebuilt, or a rebuild was interrupted.
     """
     db, store = _existing(path, database, timeout_s)
     with closing(db), closing(store):
@@ -137,6 +138,7 @@ def _convert(db: Database, store: FileBlobs, key: Key, on_progress: Progress | N
     made: list[str] = []
     try:
         with db.scope(write=True) as conn, closing(sealed):
+            guard.check_whole(db, conn)
             secret = sealing.secret_of(db, conn)
             data_key = sealing.lock(db, conn, key)
             sealed.cipher = AesGcm(data_key)
@@ -147,7 +149,6 @@ def _convert(db: Database, store: FileBlobs, key: Key, on_progress: Progress | N
             for ids in _seal_files(conn, store, sealed, on_progress):
                 made += ids
             writes.set_meta(conn, _LEFT, "1")
-            guard.new_epoch(conn)
     except BaseException:
         upkeep.withdraw(db, store, made)
         raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import sqlite3
 import threading
 import time
@@ -51,6 +52,11 @@ class Database(ABC):
         self._reading = threading.local()
         # Memory is one connection: its transactions go one at a time.
         self._turn: AbstractContextManager[Any] = nullcontext() if folder else threading.RLock()
+
+    @property
+    def options(self) -> str:
+        """How a command names the bank."""
+        return f"--bank {shlex.quote(self.place)}"
 
     @property
     def engine(self) -> Engine:
@@ -200,8 +206,8 @@ class Database(ABC):
             raise faults.from_sql(exc, self.place, self.timeout_s) from exc
         except UnicodeEncodeError as exc:
             raise ConfigError(
-                f"{exc.object!r} cannot be stored: it holds half a character (a lone surrogate). "
-                "Pass text that encodes to UTF-8."
+                f"{exc.object[:60]!r} cannot be stored: it holds half a character (a lone "
+                "surrogate). Pass text that encodes to UTF-8."
             ) from exc
 
     def _flock(self, fd: int, wait_s: float) -> bool:
@@ -214,3 +220,5 @@ class Database(ABC):
                 if time.monotonic() >= deadline:
                     return False
                 time.sleep(0.01)
+            except OSError as exc:  # a file system without locks
+                raise faults.from_os(exc, self.place) from exc

@@ -1,8 +1,9 @@
 """The frozen text of every schema step, for each database. What has shipped is never edited.
 
 SQLite and PostgreSQL hold the same tables and columns; models.py describes them for statements.
-What differs: type names, the word index (an FTS5 table, or postings in a plain one), and the mark
-that tells a bank from what another program made.
+What differs: type names, the word index (an FTS5 table, or postings in a plain one), the mark that
+tells a bank from what another program made, and that ANALYZE of PostgreSQL is told to keep no
+samples of texts: they would outlive what was forgotten, in a table that is not the bank's.
 """
 
 from __future__ import annotations
@@ -175,6 +176,23 @@ UPDATE recalls SET memory_pk = (SELECT memory_pk FROM chunks WHERE chunks.pk = r
 CREATE INDEX memories_by_turn ON memories (owner_id, turn) WHERE turn IS NOT NULL;
 CREATE INDEX memories_by_end ON memories (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX recalls_by_memory ON recalls (memory_pk) WHERE memory_pk IS NOT NULL;
+ALTER TABLE meta ALTER key SET STATISTICS 0, ALTER value SET STATISTICS 0;
+ALTER TABLE owners ALTER tenant SET STATISTICS 0, ALTER kind SET STATISTICS 0,
+    ALTER name SET STATISTICS 0;
+ALTER TABLE sessions ALTER external_id SET STATISTICS 0;
+ALTER TABLE memories ALTER id SET STATISTICS 0, ALTER role SET STATISTICS 0,
+    ALTER text SET STATISTICS 0, ALTER messages SET STATISTICS 0, ALTER source SET STATISTICS 0,
+    ALTER metadata SET STATISTICS 0, ALTER message_id SET STATISTICS 0,
+    ALTER text_digest SET STATISTICS 0, ALTER pending SET STATISTICS 0, ALTER turn SET STATISTICS 0;
+ALTER TABLE chunks ALTER header SET STATISTICS 0, ALTER text SET STATISTICS 0,
+    ALTER token_ids SET STATISTICS 0;
+ALTER TABLE blobs ALTER blob_id SET STATISTICS 0, ALTER checksum SET STATISTICS 0;
+ALTER TABLE vectors ALTER vector SET STATISTICS 0;
+ALTER TABLE recalls ALTER turn SET STATISTICS 0;
+ALTER TABLE items ALTER tenant SET STATISTICS 0, ALTER namespace SET STATISTICS 0,
+    ALTER key SET STATISTICS 0, ALTER value SET STATISTICS 0, ALTER vectors SET STATISTICS 0;
+ALTER TABLE postings ALTER term SET STATISTICS 0;
+ALTER INDEX memories_by_section ALTER 2 SET STATISTICS 0;
 """,
 }
 

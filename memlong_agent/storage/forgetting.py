@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -18,20 +17,14 @@ from memlong_agent.errors import StoreError, StoreLockedError
 from memlong_agent.records import Forgotten
 from memlong_agent.storage import matching, reads, superseding, writes
 from memlong_agent.storage.base import Owner
-from memlong_agent.storage.items import (
-    ItemStore,
-    delete_bound,
-    delete_items,
-    delete_owned,
-    owned_items,
-)
+from memlong_agent.storage.items import ItemStore
+from memlong_agent.storage.items.rows import delete_bound, delete_items, delete_owned, owned_items
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import events, memories, meta, owners, recalls, sessions
 from memlong_agent.storage.reading import Reader
 from memlong_agent.storage.upgrade import drop_backups
 
 _log = logging.getLogger("memlong_agent.storage")
-_UNPURGED = "unpurged"  # meta row: something was forgotten since the last purge
 _AT_ONCE = 500  # memories that end in one transaction
 # Has the events and the number of all who were erased; no owner has its kind.
 _ERASED = {"tenant": "", "kind": reads.ERASED, "name": ""}
@@ -101,7 +94,7 @@ class Forgetter(Reader):
     def erase(self, owner: Owner, *, purge: bool = True) -> Forgotten:
         """As :meth:`clear` of all, and the owner's name goes too.
 
-        What stays says nothing of whom: the numbers of chunks that were deleted, so that vector
+        What stays says nothing of whom: the numbers of chunks that were deleted, so that word
         indexes of other processes notice, and one number that rises.
         """
         with self._db.scope(write=True) as conn:
@@ -142,7 +135,7 @@ class Forgetter(Reader):
     def unpurged(self) -> bool:
         """Whether something was forgotten whose bytes may still be in the bank's files."""
         with self._db.scope() as conn:
-            return reads.meta_value(conn, _UNPURGED) is not None
+            return reads.meta_value(conn, writes.UNPURGED) is not None
 
     def purge(self) -> None:
         """Leave no byte of forgotten, changed and evicted memories in the bank's files.
@@ -156,7 +149,7 @@ class Forgetter(Reader):
             drop_backups(self._db.folder)
         with self._db.scope(write=True) as conn:
             self._lexical.optimize(conn)
-            mark = reads.meta_value(conn, _UNPURGED)
+            mark = reads.meta_value(conn, writes.UNPURGED)
         try:
             self._db.purge()
         except StoreLockedError as exc:
@@ -167,7 +160,7 @@ class Forgetter(Reader):
             ) from exc
         if mark is not None:
             with self._db.scope(write=True) as conn:  # unless more was forgotten meanwhile
-                mine = (meta.c.key == _UNPURGED) & (meta.c.value == mark)
+                mine = (meta.c.key == writes.UNPURGED) & (meta.c.value == mark)
                 conn.execute(delete(meta).where(mine))
 
     def _end_what_is_over(self) -> None:
@@ -210,7 +203,7 @@ class Forgetter(Reader):
         except StoreError as exc:
             raise StoreError(
                 f"The memories are forgotten, but some of their K/V files are still there: {exc} "
-                "Then sweep the bank."
+                "Then run memlong doctor --repair."
             ) from exc
 
 
@@ -262,7 +255,7 @@ def note_forgotten(conn: Connection, owner_pk: int) -> None:
     """Raise the owner's number, and remember that there are bytes to purge."""
     mine = update(owners).where(owners.c.pk == owner_pk)
     conn.execute(mine.values(forgotten=owners.c.forgotten + 1))
-    writes.set_meta(conn, _UNPURGED, secrets.token_hex(8))
+    writes.note_unpurged(conn)
 
 
 def _over(conn: Connection, now: datetime) -> dict[int, list[int]]:

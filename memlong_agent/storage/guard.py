@@ -8,7 +8,6 @@ transaction, and whoever has the bank open looks closer at the next thing it doe
 from __future__ import annotations
 
 import json
-import secrets
 
 from sqlalchemy import Connection, select
 
@@ -22,14 +21,8 @@ from memlong_agent.storage.models import meta
 
 REBUILD = "rebuild"
 """Row of meta that is there while the bank is being rebuilt."""
-_EPOCH = "epoch"
-_READ_EPOCH = select(meta.c.value).where(meta.c.key == _EPOCH)
+_READ_EPOCH = select(meta.c.value).where(meta.c.key == writes.EPOCH)
 _NEVER = "never looked"
-
-
-def new_epoch(conn: Connection) -> None:
-    """Make everybody who has the bank open look whether it is still theirs."""
-    writes.set_meta(conn, _EPOCH, secrets.token_hex(8))
 
 
 class Guard:
@@ -76,16 +69,8 @@ class Guard:
         self._retrieval = retrieval
 
     def _look(self, conn: Connection) -> None:
-        place = self._db.place
-        sealed = reads.meta_value(conn, sealing.ROW) is not None
-        if sealed != self._db.cipher.sealed:
-            raise StoreKeyError(
-                f"The bank at {place} was encrypted since it was opened here. Open it again, with "
-                "its key."
-            )
-        running = reads.meta_value(conn, REBUILD)
-        if running is not None:
-            raise being_rebuilt(place, json.loads(running)["kind"])
+        check_seal(self._db, conn)
+        check_whole(self._db, conn)
         encoding = reads.meta_value(conn, "encoding")
         if self._encoding is not None and encoding is not None:
             found = self._encoding.differences(Identity.from_json(encoding))
@@ -96,20 +81,19 @@ class Guard:
             self._check_retrieval(self._retrieval, Identity.from_json(retrieval))
 
     def _another_model(self, what: str, found: list[str]) -> IncompatibleMemoryError:
-        place = self._db.place
         return IncompatibleMemoryError(
-            f"The bank at {place} {what}: {'; '.join(found)}. Open it with that model, or encode "
-            f"all of its text anew for this one: memlong rebuild --bank {place} --model NAME"
+            f"The bank at {self._db.place} {what}: {'; '.join(found)}. Open it with that model, or "
+            "encode all of its text anew for this one: memlong rebuild "
+            f"{self._db.options} --model NAME"
         )
 
     def _check_retrieval(self, mine: Identity, theirs: Identity) -> None:
         found = mine.differences(theirs)
         if found:
-            place = self._db.place
             raise IncompatibleMemoryError(
-                f"The vectors in {place} come from another embedder: {'; '.join(found)}. Use that "
-                "embedder, or make all vectors anew with this one (keys and values stay): memlong "
-                f"rebuild --vectors --bank {place} --embedder NAME"
+                f"The vectors in {self._db.place} come from another embedder: {'; '.join(found)}. "
+                "Use that embedder, or make all vectors anew with this one (keys and values stay): "
+                f"memlong rebuild --vectors {self._db.options} --embedder NAME"
             )
 
     def _recorded(self, mine: dict[str, str]) -> dict[str, str]:
@@ -125,10 +109,30 @@ class Guard:
         return {key: found[key] or value for key, value in mine.items()}
 
 
-def being_rebuilt(place: str, kind: str) -> IncompatibleMemoryError:
-    """The error of a bank that is half of one model and half of another, or lacks vectors."""
-    command = "memlong rebuild --vectors" if kind == "vectors" else "memlong rebuild"
-    return IncompatibleMemoryError(
-        f"The bank at {place} is being rebuilt, or its rebuild was interrupted. Wait until it is "
-        f"done, or let it go on where it stopped: {command} --bank {place}"
+def check_seal(db: Database, conn: Connection) -> None:
+    """StoreKeyError if the bank was encrypted since it was opened here."""
+    sealed = reads.meta_value(conn, sealing.ROW) is not None
+    if sealed != db.cipher.sealed:
+        raise StoreKeyError(
+            f"The bank at {db.place} was encrypted since it was opened here. Open it again, with "
+            "its key."
+        )
+
+
+def check_whole(db: Database, conn: Connection, *, but: str | None = None) -> None:
+    """IncompatibleMemoryError if a rebuild is under way, or was interrupted; one of the kind `but`
+    does not count.
+
+    The bank is then half of one model and half of another, or lacks vectors.
+    """
+    running = reads.meta_value(conn, REBUILD)
+    kind = None if running is None else json.loads(running)["kind"]
+    if kind in (None, but):
+        return
+    command = f"memlong rebuild {db.options} --model NAME"
+    if kind == "vectors":
+        command = f"memlong rebuild --vectors {db.options} --embedder NAME"
+    raise IncompatibleMemoryError(
+        f"The bank at {db.place} is being rebuilt, or its rebuild was interrupted. Wait until it "
+        f"is done, or run the same command again, which goes on where it stopped: {command}"
     )

@@ -17,16 +17,23 @@ def room(conn: Connection, owner: int, most: int | None) -> Iterator[None]:
 
     What a running turn has pending does not count, nor do writes that add none.
     """
-    before = 0 if most is None else _count(conn, owner)
+    before = 0 if most is None else count(conn, owner)
     yield
-    after = 0 if most is None else _count(conn, owner)
-    if most is not None and after > max(most, before):
+    if most is not None:
+        check(conn, owner, most, before)
+
+
+def check(conn: Connection, owner: int, most: int, before: int) -> None:
+    """ConfigError if an owner, who had `before` memories, has more than `most` by writes since."""
+    after = count(conn, owner)
+    if after > max(most, before):
         raise ConfigError(
             f"This owner would have {after:,} memories, more than max_memories={most:,}. Forget "
             "some, or raise max_memories."
         )
 
 
-def _count(conn: Connection, owner: int) -> int:
+def count(conn: Connection, owner: int) -> int:
+    """Memories of an owner, without those that a running turn has pending."""
     mine = (memories.c.owner_id == owner) & memories.c.pending.is_(None)
     return conn.scalar(select(func.count()).where(mine)) or 0

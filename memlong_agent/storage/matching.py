@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, product
 from typing import Any
 
 from sqlalchemy import Connection
@@ -87,10 +87,17 @@ def _texts(memory: StoredMemory) -> Iterator[str]:
 def _across(
     sections: Sequence[tuple[str, int, int, str]], pattern: re.Pattern[str]
 ) -> Iterator[int]:
-    """Keys of neighbouring sections of one document of which neither has the text alone."""
-    for (_, ordinal, pk, text), (_, next_ordinal, next_pk, next_text) in pairwise(sections):
-        border = len(text)
-        if next_ordinal == ordinal + 1 and any(
-            found.start() < border < found.end() for found in pattern.finditer(text + next_text)
-        ):
-            yield from (pk, next_pk)
+    """Keys of neighbouring sections of one document of which neither has the text alone.
+
+    A document that was changed and read again has several sections in one place.
+    """
+    at: dict[int, list[tuple[int, str]]] = {}
+    for _, ordinal, pk, text in sections:
+        at.setdefault(ordinal, []).append((pk, text))
+    for ordinal, here in at.items():
+        for (pk, text), (next_pk, next_text) in product(here, at.get(ordinal + 1, ())):
+            border = len(text)
+            if any(
+                found.start() < border < found.end() for found in pattern.finditer(text + next_text)
+            ):
+                yield from (pk, next_pk)

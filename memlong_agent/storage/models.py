@@ -52,7 +52,7 @@ class Utf8(TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         if value is not None and "\0" in value:
             raise ConfigError(
-                f"{value!r} cannot be stored: it holds a NUL character. Pass text without one."
+                f"{value[:60]!r} cannot be stored: it holds a NUL character. Pass text without one."
             )
         return value
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ _DRIVER = "postgresql+psycopg"
 _OLDEST = 13
 # What a remembered text, a name or a number made of them stands in.
 _CONTENT = ["owners", "sessions", "memories", "chunks", "vectors", "items", "postings", "recalls"]
-_CONTENT += ["meta"]  # secrets, and keys of encrypted banks
+_CONTENT += ["meta", "blobs"]  # secrets, and keys of encrypted banks; checksums of K/V
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('memlong ' || current_schema(), 0))"
 _MARK = "SELECT obj_description(to_regclass('meta'), 'pg_class')"
 _TABLES = """
@@ -103,11 +104,13 @@ class PostgresDatabase(Database):
             "?options=-csearch_path%3D<schema> at the end of the URL."
         )
 
+    @property
+    def options(self) -> str:
+        return f"--bank {shlex.quote(str(self._folder))} --database URL"
+
     def upgrading(self) -> str:
-        return (
-            "Dump the database (pg_dump), then run: memlong upgrade "
-            f"--bank {self._folder} --database URL"
-        )
+        command = f"memlong upgrade {self.options} --backed-up"
+        return f"Dump the database (pg_dump), then run: {command}"
 
     def bind(self, bank_id: str, *, new: bool) -> None:
         try:

@@ -20,6 +20,9 @@ _COUNT = """
     SELECT asked.term, count(*) FROM unnest(%s::text[]) AS asked (term),
         LATERAL (SELECT 1 FROM postings WHERE postings.term = asked.term LIMIT %s) AS found
     GROUP BY asked.term"""
+_HELD = """
+    SELECT pk, owner_id, text, array_agg(term) FROM chunks JOIN postings ON chunk_pk = pk
+    GROUP BY pk"""
 _FIND = "SELECT term, chunk_pk FROM postings WHERE term = ANY(%s)"
 
 
@@ -41,9 +44,20 @@ class PostingsLexical(RankedLexical):
         here = "SELECT chunk_pk FROM postings WHERE term = ''"
         unindexed = conn.exec_driver_sql(f"SELECT pk FROM chunks EXCEPT {here} ORDER BY 1")
         left_over = "SELECT chunk_pk FROM postings EXCEPT SELECT pk FROM chunks ORDER BY 1"
-        return [f"chunk {pk} is not in the word index" for (pk,) in unindexed] + [
-            f"the word index holds chunk {pk}, which is gone"
-            for (pk,) in conn.exec_driver_sql(left_over)
+        return (
+            [f"chunk {pk} is not in the word index" for (pk,) in unindexed]
+            + [
+                f"the word index holds chunk {pk}, which is gone"
+                for (pk,) in conn.exec_driver_sql(left_over)
+            ]
+            + [f"the word index holds other words of chunk {pk}" for pk in self._changed(conn)]
+        )
+
+    def _changed(self, conn: Connection) -> list[int]:
+        return [
+            pk
+            for pk, owner, text, held in conn.exec_driver_sql(_HELD)
+            if set(held) != {_EVERY, *owned(owner, terms(text))}
         ]
 
     def empty(self, conn: Connection) -> None:

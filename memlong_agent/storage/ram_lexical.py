@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, StaticPool, create_engine, func, select
 
+from memlong_agent.errors import StoreCorruptError
 from memlong_agent.storage import reads, rows, seal
 from memlong_agent.storage.lexical import Fts5Lexical, Ranking
 from memlong_agent.storage.models import chunks, events, memories
@@ -81,7 +82,10 @@ class RamLexical:
     def _begin_anew(self) -> None:
         self._pid, self._lock, self._seq = os.getpid(), threading.Lock(), 0
         self._engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+            "sqlite://",
+            poolclass=StaticPool,
+            hide_parameters=True,
+            connect_args={"check_same_thread": False},
         )
         with self._engine.begin() as words:
             words.exec_driver_sql("PRAGMA temp_store = MEMORY")
@@ -116,11 +120,17 @@ class RamLexical:
     def _add(self, conn: Connection, words: Connection, found: Sequence[Any]) -> None:
         cipher = seal.of(conn)
         for owner_pk, group in groupby(found, key=lambda row: row.owner_id):
-            texts = [
-                (r.pk, cipher.open_text(r.text, "chunks.text", rows.chunk_place(r.id, r.ordinal)))
-                for r in group
-            ]
-            self._fts.add(words, owner_pk, texts)
+            self._fts.add(words, owner_pk, [(row.pk, _text(cipher, row)) for row in group])
+
+
+def _text(cipher: seal.Cipher, row: Any) -> str:
+    """The text of a chunk; none if it is damaged, so that one memory does not close the bank."""
+    try:
+        text: str = row.text
+        return cipher.open_text(text, "chunks.text", rows.chunk_place(row.id, row.ordinal))
+    except StoreCorruptError as exc:
+        _log.warning("A memory has no words in the word index: %s", exc)
+        return ""
 
 
 def _all_texts(conn: Connection) -> Iterator[Sequence[Any]]:

@@ -85,8 +85,9 @@ class Reader(StorageBase):
         limit: int | None = None,
         newest_first: bool = True,
         include_pending: bool = False,
+        by_time: bool = True,
     ) -> list[StoredMemory]:
-        """An owner's memories by time, expired ones too."""
+        """An owner's memories by time, or as they were first written; expired ones too."""
         with self._db.scope() as conn:
             pks = reads.memory_pks(
                 conn,
@@ -95,15 +96,23 @@ class Reader(StorageBase):
                 limit=limit,
                 newest_first=newest_first,
                 include_pending=include_pending,
+                by_time=by_time,
             )
             return reads.stored_memories(conn, pks)
 
     def latest_exchange(self, owner: Owner, session: str) -> StoredMemory | None:
-        """The newest finished memory of role `exchange` in a session."""
+        """The finished memory of role `exchange` that was written last in a session, whatever the
+        clock said."""
         with self._db.scope() as conn:
             pk = reads.owner_row(conn, owner)[0]
             pks = reads.memory_pks(
-                conn, pk, session=session, role="exchange", include_pending=False, limit=1
+                conn,
+                pk,
+                session=session,
+                role="exchange",
+                include_pending=False,
+                limit=1,
+                by_time=False,
             )
             return reads.stored_memories(conn, pks)[0] if pks else None
 
@@ -193,15 +202,12 @@ class Reader(StorageBase):
     def vectors_of(self, owner: Owner, pks: Sequence[int]) -> tuple[Pks, Matrix]:
         """Vectors of some chunks as ((n,), (n, E)), ascending by key; n may be less than asked."""
         with self._db.scope() as conn:
-            pk = reads.owner_row(conn, owner)[0]
-            parts = [
-                reads.vector_rows(conn, pk, pks=some, after_pk=0, limit=len(some))
-                for some in reads.batches(sorted(set(pks)))
-            ]
-        full = [part for part in parts if len(part[0])]
-        if not full:
-            return np.empty(0, np.int64), np.empty((0, 0), np.float32)
-        return np.concatenate([p for p, _ in full]), np.concatenate([m for _, m in full])
+            return reads.vectors_of(conn, reads.owner_row(conn, owner)[0], pks)
+
+    def owner_key(self, owner: Owner) -> int:
+        """The key of an owner, 0 for one who never wrote; one who was erased never has it again."""
+        with self._db.scope() as conn:
+            return reads.owner_row(conn, owner)[0]
 
     def events_after(self, owner: Owner, seq: int) -> list[Event]:
         """What happened to the owner's chunks after event `seq`, in order."""

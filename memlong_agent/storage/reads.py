@@ -77,16 +77,21 @@ def memory_pks(
     include_pending: bool = True,
     newest_first: bool = True,
     limit: int | None = None,
+    by_time: bool = True,
 ) -> list[int]:
-    """Keys of an owner's memories by (created_at, pk)."""
-    query = select(memories.c.pk).where(memories.c.owner_id == owner_pk).limit(limit)
-    if session is not None:
-        query = query.join(sessions).where(sessions.c.external_id == session)
+    """Keys of an owner's memories by (created_at, pk), or as they were first written."""
+    query = select(memories.c.pk).limit(limit)
+    if session is None:
+        query = query.where(memories.c.owner_id == owner_pk)
+    else:  # by the session's index alone: an owner may have a hundred sessions
+        mine = (sessions.c.owner_id == owner_pk) & (sessions.c.external_id == session)
+        found = select(sessions.c.pk).where(mine).scalar_subquery()
+        query = query.where(memories.c.session_id == found)
     if role is not None:
         query = query.where(memories.c.role == role)
     if not include_pending:
         query = query.where(memories.c.pending.is_(None))
-    keys = (memories.c.created_at, memories.c.pk)
+    keys = (memories.c.created_at, memories.c.pk) if by_time else (memories.c.pk,)
     order = [key.desc() for key in keys] if newest_first else list(keys)
     return list(conn.scalars(query.order_by(*order)))
 
@@ -182,6 +187,18 @@ def vector_rows(
     parts = [cipher.open(row.vector, "vectors.vector", row.pk) for row in held]
     flat = np.frombuffer(b"".join(parts), "<f4").astype(np.float32)
     return found, flat.reshape(len(held), -1) if held else flat.reshape(0, 0)
+
+
+def vectors_of(conn: Connection, owner_pk: int, pks: Sequence[int]) -> tuple[Pks, Matrix]:
+    """Vectors of `pks`, however many; ascending."""
+    parts = [
+        vector_rows(conn, owner_pk, pks=some, after_pk=0, limit=len(some))
+        for some in batches(sorted(set(pks)))
+    ]
+    full = [part for part in parts if len(part[0])]
+    if not full:
+        return np.empty(0, np.int64), np.empty((0, 0), np.float32)
+    return np.concatenate([p for p, _ in full]), np.concatenate([m for _, m in full])
 
 
 def blob_refs(conn: Connection, pks: Sequence[int]) -> dict[int, BlobRef]:

@@ -23,7 +23,8 @@ from memlong_agent.identity import Identity
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import guard, reads, seal, writes
 from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, StoredChunk, StoredMemory
-from memlong_agent.storage.items import StoredItem, query_items, row_name, stored_item
+from memlong_agent.storage.chunkrows import Prepared, insert_chunks, remove_chunks
+from memlong_agent.storage.items.rows import StoredItem, query_items, row_name, stored_item
 from memlong_agent.storage.kvfile import spec_to_json
 from memlong_agent.storage.models import chunks, items, memories, meta, recalls, vectors
 from memlong_agent.storage.sql import Storage
@@ -81,9 +82,9 @@ class Rebuilding(Storage):
         """
         text = "" if spec is None else spec_to_json(spec)
         with self._db.scope(write=True) as conn:
+            guard.check_seal(self._db, conn)
+            guard.check_whole(self._db, conn, but=kind)
             before = _job(conn)
-            if before is not None and before.kind != kind:
-                raise guard.being_rebuilt(self._db.place, before.kind)
             resumed = before is not None and (before.target, before.spec) == (target.parts, text)
             if before is None or not resumed:
                 before = Job(kind, dict(target.parts), text, self._highest(conn))
@@ -91,7 +92,7 @@ class Rebuilding(Storage):
                     conn.execute(delete(vectors))
             self._job = replace(before, worker=secrets.token_hex(8))
             self._save(conn)
-            guard.new_epoch(conn)
+            writes.new_epoch(conn)
         self._known_spec = spec
         return resumed
 
@@ -116,7 +117,7 @@ class Rebuilding(Storage):
             NewMemory(role=old.memory.role, text=old.memory.text, chunks=made, id=old.memory.id)
             for old, made in done
         ]
-        with self._published(new) as prepared, self._db.scope(write=True) as conn:
+        with self._writing(new) as (conn, prepared):
             self._check_mine(conn)
             unused: list[str] = []
             for (old, _), item in zip(done, prepared, strict=True):
@@ -186,24 +187,22 @@ class Rebuilding(Storage):
             else:
                 writes.set_meta(conn, "retrieval", target)
             conn.execute(delete(meta).where(meta.c.key == guard.REBUILD))
-            guard.new_epoch(conn)
+            writes.new_epoch(conn)
 
     def _old(self, conn: Connection, owner_pk: int, memory: StoredMemory) -> Old:
         found = reads.stored_chunks(conn, owner_pk, memory.chunk_pks)
-        pks, matrix = reads.vector_rows(
-            conn, owner_pk, pks=memory.chunk_pks, after_pk=0, limit=len(memory.chunk_pks)
-        )
+        pks, matrix = reads.vectors_of(conn, owner_pk, memory.chunk_pks)
         return Old(owner_pk, memory, found, dict(zip(pks.tolist(), matrix, strict=True)))
 
-    def _replaced(self, conn: Connection, old: Old, item: writes.Prepared) -> list[str]:
+    def _replaced(self, conn: Connection, old: Old, item: Prepared) -> list[str]:
         """New chunks in place of the old ones; returns the K/V files that are not needed now."""
         logged = select(recalls.c.pk, chunks.c.ordinal).join(
             chunks, chunks.c.pk == recalls.c.chunk_pk
         )
         pk = old.memory.pk
         log = conn.execute(logged.where(chunks.c.memory_pk == pk)).all()
-        unused = writes.remove_chunks(conn, self._lexical, old.owner_pk, old.memory.chunk_pks)
-        writes.insert_chunks(conn, self._lexical, old.owner_pk, pk, item)
+        unused = remove_chunks(conn, self._lexical, old.owner_pk, old.memory.chunk_pks)
+        insert_chunks(conn, self._lexical, old.owner_pk, [(pk, item)])
         made = select(chunks.c.ordinal, chunks.c.pk).where(chunks.c.memory_pk == pk)
         by_ordinal = dict(map(tuple, conn.execute(made)))
         for recall_pk, ordinal in log:
@@ -227,6 +226,7 @@ class Rebuilding(Storage):
         writes.set_meta(conn, guard.REBUILD, json.dumps(asdict(self._job)))
 
     def _check_mine(self, conn: Connection) -> None:
+        guard.check_seal(self._db, conn)
         running = _job(conn)
         if running is None or running.worker != self._job.worker:
             raise StoreLockedError(

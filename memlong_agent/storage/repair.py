@@ -64,7 +64,9 @@ def encode_anew(db: Database, store: BlobStore, spec: KVSpec, encode: Encode) ->
         for some in _chunks(db, bad):
             refs = store.publish(spec, list(encode(some)))
             with db.scope(write=True) as conn:
-                cipher, old = seal.of(conn), reads.blob_refs(conn, [chunk.pk for chunk in some])
+                store.touch([ref.blob_id for ref in refs])  # see Storage._writing
+                mine = blobs.c.chunk_pk.in_([chunk.pk for chunk in some])
+                cipher, old = seal.of(conn), conn.scalars(select(blobs.c.blob_id).where(mine)).all()
                 there = _still(conn, some)
                 for chunk, ref in zip(some, refs, strict=True):
                     if chunk.pk not in there:
@@ -74,7 +76,7 @@ def encode_anew(db: Database, store: BlobStore, spec: KVSpec, encode: Encode) ->
                     values = {"blob_id": ref.blob_id, "nbytes": ref.nbytes, "checksum": checksum}
                     conn.execute(delete(blobs).where(blobs.c.chunk_pk == chunk.pk))
                     conn.execute(insert(blobs).values(chunk_pk=chunk.pk, **values))
-            store.remove([ref.blob_id for ref in old.values()])
+            store.remove(old)
             made += len(some)
     return made
 
@@ -149,7 +151,8 @@ def _is_whole(db: Database, store: BlobStore, spec: KVSpec, pk: int) -> bool:
 
 
 def _chunks(db: Database, pks: Sequence[int]) -> Iterator[list[StoredChunk]]:
-    """Records of chunks, whoever owns them, in small batches; those that are gone are left out."""
+    """Records of chunks, whoever owns them, in small batches; those that are gone, or whose text is
+    damaged, are left out."""
     for start in range(0, len(pks), _BATCH):
         some = pks[start : start + _BATCH]
         with db.scope() as conn:
@@ -157,10 +160,19 @@ def _chunks(db: Database, pks: Sequence[int]) -> Iterator[list[StoredChunk]]:
             found = [
                 chunk
                 for owner in conn.scalars(query).all()
-                for chunk in reads.stored_chunks(conn, owner, some)
+                for chunk in _readable(conn, owner, some)
             ]
         if found:
             yield found
+
+
+def _readable(conn: Connection, owner: int, pks: Sequence[int]) -> list[StoredChunk]:
+    try:
+        return reads.stored_chunks(conn, owner, pks)
+    except StoreCorruptError:
+        if len(pks) == 1:
+            return []
+        return [chunk for pk in pks for chunk in _readable(conn, owner, [pk])]
 
 
 def _still(conn: Connection, some: Sequence[StoredChunk]) -> set[int]:

@@ -6,8 +6,6 @@ rows of meta only; conversion.py encrypts what is in a bank already.
 
 from __future__ import annotations
 
-import secrets
-
 from sqlalchemy import Connection, exists, select
 
 from memlong_agent.errors import StoreKeyError
@@ -20,7 +18,6 @@ from memlong_agent.storage.seal import AesGcm
 
 ROW = "seal"
 _SECRET, _PLACE = "secret", "meta.value"
-_EPOCH = "epoch"  # who has the bank open looks again whether it is still theirs
 
 
 def unlock(
@@ -33,7 +30,7 @@ def unlock(
             key was given, but not `for_conversion`.
     """
     with db.scope() as conn:
-        if not migrations.applied(conn):
+        if db.contents(conn) != "bank" or not migrations.applied(conn):
             return
         row, bank_id = reads.meta_value(conn, ROW), migrations.bank_id(conn)
         unused = _is_unused(conn)
@@ -42,7 +39,7 @@ def unlock(
     elif key is not None and not unused and not for_conversion:
         raise StoreKeyError(
             f"The bank at {db.place} is not encrypted, but a key was given. Give none (unset "
-            f"{keys.KEY} and {keys.KEY_FILE}), or encrypt it: memlong encrypt --bank {db.place}"
+            f"{keys.KEY} and {keys.KEY_FILE}), or encrypt it: memlong encrypt {db.options}"
         )
 
 
@@ -70,7 +67,7 @@ def lock(db: Database, conn: Connection, key: Key) -> bytes:
     writes.set_meta(conn, ROW, keys.wrap(key, data_key, bank_id))
     secret = reads.meta_value(conn, _SECRET) or ""
     writes.set_meta(conn, _SECRET, AesGcm(data_key).seal_text(secret, _PLACE, _SECRET))
-    writes.set_meta(conn, _EPOCH, secrets.token_hex(8))
+    writes.new_epoch(conn)
     db.lexical().drop(conn)
     return data_key
 
@@ -92,8 +89,7 @@ def change_key(db: Database, key: Key | None, new: Key) -> None:
         row, bank_id = reads.meta_value(conn, ROW), migrations.bank_id(conn)
         if row is None:
             raise StoreKeyError(
-                f"The bank at {db.place} is not encrypted. Encrypt it: memlong encrypt --bank "
-                f"{db.place}"
+                f"The bank at {db.place} is not encrypted. Encrypt it: memlong encrypt {db.options}"
             )
         data_key = keys.unwrap(key, row, bank_id, db.place)
         writes.set_meta(conn, ROW, keys.wrap(new, data_key, bank_id))

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from memlong_agent.errors import StoreError
 from memlong_agent.identity import Identity
@@ -40,12 +40,15 @@ from memlong_agent.storage.base import (
     utc_now,
 )
 from memlong_agent.storage.blobs import BlobStore, FileBlobs, MemoryBlobs
+from memlong_agent.storage.checks import check
+from memlong_agent.storage.chunkrows import Prepared, remove_chunks
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.folder import open_database
 from memlong_agent.storage.forgetting import Forgetter, mentions, note_forgotten
 from memlong_agent.storage.guard import Guard
 from memlong_agent.storage.items import ItemStore
 from memlong_agent.storage.keys import Key
+from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.models import memories as memory_table
 from memlong_agent.storage.ram_lexical import RamLexical
 
@@ -152,9 +155,12 @@ class Storage(Forgetter):
         """As :meth:`claim`, for the embedder that makes the vectors."""
         self._guard.claim_retrieval(retrieval)
 
-    def add(self, owner: Owner, memories: Sequence[NewMemory]) -> list[StoredMemory]:
+    def add(
+        self, owner: Owner, memories: Sequence[NewMemory], *, recalled: Sequence[RecallMark] = ()
+    ) -> list[StoredMemory]:
         """Write memories, all or none; returns one record for each, in order.
 
+        `recalled` is what the turn of the first memory recalled, see :meth:`record_recalls`.
         A memory whose unique key is taken is not written twice: the one in the bank is returned.
         Keys are the id, else (session, message_id), else, for documents, (source, ordinal, text).
         Under the first two another text replaces the old one, and the id stays.
@@ -164,20 +170,33 @@ class Storage(Forgetter):
         """
         if not memories:
             return []
-        with self._published(memories) as items, self._db.scope(write=True) as conn:
+        with self._writing(memories) as (conn, items):
             now, pk = self._clock(), writes.owner_pk(conn, owner)
             with limits.room(conn, pk, self.max_memories):
-                done = [writes.put(conn, self._lexical, pk, item, now) for item in items]
+                done = writes.put(conn, self._lexical, pk, items, now)
+            _note_recalled(conn, pk, memories[0], recalled, now)
             stored = reads.stored_memories(conn, [each.pk for each in done])
         self._drop_replaced([blob_id for each in done for blob_id in each.unused])
         return stored
 
-    def replace(self, owner: Owner, memory_id: str, memory: NewMemory) -> StoredMemory:
-        """Give a memory new content under its old id. MemoryNotFoundError if there is none."""
-        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
+    def replace(
+        self,
+        owner: Owner,
+        memory_id: str,
+        memory: NewMemory,
+        *,
+        recalled: Sequence[RecallMark] = (),
+    ) -> StoredMemory:
+        """Give a memory new content under its old id; `recalled` is as for :meth:`add`.
+
+        MemoryNotFoundError if there is none.
+        """
+        with self._writing([memory]) as (conn, (item,)):
             owner_pk = reads.owner_row(conn, owner)[0]
             pk = reads.memory_pk(conn, owner_pk, memory_id)
-            unused = writes.rewrite(conn, self._lexical, owner_pk, pk, item, self._clock())
+            now = self._clock()
+            unused = writes.rewrite(conn, self._lexical, owner_pk, pk, item, now)
+            _note_recalled(conn, owner_pk, memory, recalled, now)
             stored = reads.stored_memories(conn, [pk])[0]
         self._drop_replaced(unused)
         return stored
@@ -190,7 +209,7 @@ class Storage(Forgetter):
         Of `memory` the role, text, messages, metadata, time and chunks are used; session, source,
         message id and end stay. MemoryNotFoundError if the owner has none with this id.
         """
-        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
+        with self._writing([memory]) as (conn, (item,)):
             owner_pk = reads.owner_row(conn, owner)[0]
             pk = reads.memory_pk(conn, owner_pk, memory_id)
             told = mentions(conn, owner_pk, [pk])
@@ -208,12 +227,12 @@ class Storage(Forgetter):
         Deleting it by its id undoes this. MemoryNotFoundError if the owner has none with the id,
         ConfigError if the old one is superseded already.
         """
-        with self._published([memory]) as (item,), self._db.scope(write=True) as conn:
+        with self._writing([memory]) as (conn, (item,)):
             owner_pk = reads.owner_row(conn, owner)[0]
             old = reads.memory_pk(conn, owner_pk, old_id)
             told = mentions(conn, owner_pk, [old])
             with limits.room(conn, owner_pk, self.max_memories):
-                new = writes.put(conn, self._lexical, owner_pk, item, self._clock())
+                (new,) = writes.put(conn, self._lexical, owner_pk, [item], self._clock())
             superseding.hide(conn, old, new.pk)
             note_forgotten(conn, owner_pk)
             stored = reads.stored_memories(conn, [new.pk])[0]
@@ -228,7 +247,7 @@ class Storage(Forgetter):
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             touched = {c.memory_pk for c in reads.stored_chunks(conn, owner_pk, pks)}
-            unused = writes.remove_chunks(conn, self._lexical, owner_pk, pks)
+            unused = remove_chunks(conn, self._lexical, owner_pk, pks)
             writes.trim(conn, sorted(touched))
         self._drop_forgotten(unused)
         return len(unused)
@@ -251,7 +270,8 @@ class Storage(Forgetter):
 
     def record_recalls(self, owner: Owner, turn: str, marks: Sequence[RecallMark]) -> None:
         """Note what a turn recalled. A chunk's counter rises once a turn, however often it is
-        marked; of several marks the last is kept. Chunks that are gone are passed over."""
+        marked; of several marks the last is kept. Chunks that are gone, or that a turn still has
+        pending, are passed over."""
         with self._db.scope(write=True) as conn:
             owner_pk = reads.owner_row(conn, owner)[0]
             writes.record_recalls(conn, owner_pk, turn, marks, self._clock())
@@ -285,26 +305,44 @@ class Storage(Forgetter):
         return done
 
     @contextmanager
-    def _published(self, memories: Sequence[NewMemory]) -> Iterator[list[writes.Prepared]]:
-        """Files of all chunks durable for the length of the block; gone again if it raises."""
+    def _writing(
+        self, memories: Sequence[NewMemory]
+    ) -> Iterator[tuple[Connection, list[Prepared]]]:
+        """A write transaction with the files of all chunks durable; they go again if it raises."""
         for memory in memories:
-            writes.check(memory)
+            check(memory)
         kv = [chunk.kv for memory in memories for chunk in memory.chunks]
         refs = self._blobs.publish(self._claimed_spec(), kv)
+        ids = [ref.blob_id for ref in refs]
         try:
-            left, items = iter(refs), []
-            for memory in memories:
-                mine = [next(left) for _ in memory.chunks]
-                digest = rows.text_digest(self._db.cipher, self._secret, memory)
-                made_at = memory.created_at or self._clock()
-                items.append(writes.Prepared(memory, mine, digest, made_at))
-            yield items
+            prepared = self._prepared(memories, refs)
+            with self._db.scope(write=True) as conn:
+                # Whatever the clocks said meanwhile: a sweep that took these for strays is over,
+                # and this fails; or it waits, and finds their rows.
+                self._blobs.touch(ids)
+                yield conn, prepared
         except BaseException:
-            upkeep.withdraw(self._db, self._blobs, [ref.blob_id for ref in refs])
+            upkeep.withdraw(self._db, self._blobs, ids)
             raise
+
+    def _prepared(self, memories: Sequence[NewMemory], refs: Sequence[BlobRef]) -> list[Prepared]:
+        left, prepared = iter(refs), []
+        for memory in memories:
+            mine = [next(left) for _ in memory.chunks]
+            digest = rows.text_digest(self._db.cipher, self._secret, memory)
+            made_at = memory.created_at or self._clock()
+            prepared.append(Prepared(memory, mine, digest, made_at))
+        return prepared
 
     def _drop_replaced(self, blob_ids: Sequence[str]) -> None:
         try:
             self._blobs.remove(blob_ids)
         except StoreError as exc:  # the write itself is done
             _log.warning("Replaced K/V files are left to the next sweep: %s", exc)
+
+
+def _note_recalled(
+    conn: Connection, owner: int, memory: NewMemory, marks: Sequence[RecallMark], now: datetime
+) -> None:
+    if memory.turn is not None:
+        writes.record_recalls(conn, owner, memory.turn, marks, now)

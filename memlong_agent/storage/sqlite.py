@@ -82,7 +82,7 @@ class SqliteDatabase(Database):
         )
 
     def upgrading(self) -> str:
-        return f"Run (it makes a backup first): memlong upgrade --bank {self.place}"
+        return f"Run (it makes a backup first): memlong upgrade {self.options}"
 
     def bind(self, bank_id: str, *, new: bool) -> None:
         """Nothing to do: the rows lie in the folder."""
@@ -251,12 +251,16 @@ def _log_wal_reset_bug() -> None:
 def _engine(folder: Path | None, timeout_s: float, pool: type[Pool] = QueuePool) -> Engine:
     if folder is None:
         engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+            "sqlite://",
+            poolclass=StaticPool,
+            hide_parameters=True,  # remembered text is not for logs and tracebacks
+            connect_args={"check_same_thread": False},
         )
     else:
         engine = create_engine(
             URL.create("sqlite", database=str(folder / FILE)),
             poolclass=pool,
+            hide_parameters=True,
             **({"pool_timeout": timeout_s} if pool is QueuePool else {}),
             connect_args={"timeout": timeout_s},
         )

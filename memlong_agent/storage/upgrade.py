@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from memlong_agent.errors import StoreCorruptError, StoreError
+from memlong_agent.errors import ConfigError, StoreCorruptError, StoreError
 from memlong_agent.storage import faults
 from memlong_agent.storage.base import utc_now
 from memlong_agent.storage.migrations import (
@@ -49,6 +49,7 @@ def upgrade(
     path: Path | str,
     *,
     database: str | None = None,
+    backed_up: bool = False,
     timeout_s: float = 30.0,
     clock: Callable[[], datetime] = utc_now,
     known: Sequence[Migration] = MIGRATIONS,
@@ -56,10 +57,12 @@ def upgrade(
     """Bring the bank in a folder up to date; a crash leaves the old schema or the new one.
 
     The backup is `bank.sqlite.<schema>.bak`, readable by the owner only, and durable before the
-    first step. It holds all remembered text as of now. Of a `database` in PostgreSQL no backup is
-    made: dump it first.
+    first step. It holds all remembered text as of now; therefore it is deleted as soon as anything
+    is forgotten, changed or over. Of a `database` in PostgreSQL no backup can be made here: dump it
+    first, and say so by `backed_up`.
 
     Raises:
+        ConfigError: there is something to do in PostgreSQL, and it was not `backed_up`.
         StoreError: there is no bank; the disk is full.
         StoreVersionError: a newer memlong-agent wrote it.
         StoreLockedError: another process kept it busy past `timeout_s`.
@@ -68,7 +71,8 @@ def upgrade(
     if not (folder / (FILE if database is None else MARKER)).is_file():
         raise StoreError(f"There is no bank at {folder}. Give the folder of a bank (--bank DIR).")
     if database is not None:
-        return _on_server(PostgresDatabase(folder, database, timeout_s), clock(), known)
+        with closing(PostgresDatabase(folder, database, timeout_s)) as server:
+            return _on_server(server, clock(), known, backed_up)
     with closing(SqliteDatabase(folder, timeout_s)) as db, db.exclusive() as got:
         if not got:
             raise faults.locked(db.place, timeout_s)
@@ -86,22 +90,30 @@ def upgrade(
     return Upgraded(done[-1], tuple(steps), backup)
 
 
-def _on_server(db: PostgresDatabase, now: datetime, known: Sequence[Migration]) -> Upgraded:
-    with closing(db):
-        with db.scope() as conn:
-            done = applied(conn)
-        if not done:
-            raise db.foreign()
-        return Upgraded(done[-1], tuple(prepare(db, now, upgrade=True, known=known)), None)
+def _on_server(
+    db: PostgresDatabase, now: datetime, known: Sequence[Migration], backed_up: bool
+) -> Upgraded:
+    with db.scope() as conn:
+        check(db, conn, known, upgrade=True)
+        done = applied(conn)
+    if not done:
+        raise db.foreign()
+    if len(done) < len(known) and not backed_up:
+        raise ConfigError(
+            f"The rows of {db.place} are in PostgreSQL, where no backup can be made of them here. "
+            f"{db.upgrading()}"
+        )
+    return Upgraded(done[-1], tuple(prepare(db, now, upgrade=True, known=known)), None)
 
 
-def drop_backups(folder: Path, held: str = "what has been forgotten since") -> list[Path]:
+def drop_backups(folder: Path, held: str = "what is forgotten now") -> list[Path]:
     """Delete the backups that upgrades left: what is forgotten must be gone from them too."""
-    found = [*folder.glob(f"{FILE}.*{_SUFFIX}"), *folder.glob(f"{FILE}.*{_SUFFIX}.tmp*")]
+    named = f"{FILE}.m[0-9]*{_SUFFIX}"  # as in _back_up: a copy that a user named is the user's
+    found = [*folder.glob(named), *folder.glob(f"{named}.tmp*")]
     for path in sorted(found):
         with suppress(FileNotFoundError):
             path.unlink()
-        _log.warning("%s was deleted: it held %s.", path, held)
+        _log.warning("The backup that an upgrade made was deleted (%s): it held %s.", path, held)
     if found:
         _sync(folder)
     return sorted(found)

@@ -5,10 +5,11 @@ In: a database, a blob store, a word index. Nothing here runs in a turn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,18 @@ from memlong_agent.storage import reads, writes
 from memlong_agent.storage.base import Swept
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.database import Database
+from memlong_agent.storage.items.rows import stored_items
+from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
-from memlong_agent.storage.models import blobs, chunks, memories, migrations, owners, vectors
+from memlong_agent.storage.models import (
+    blobs,
+    chunks,
+    items,
+    memories,
+    migrations,
+    owners,
+    vectors,
+)
 
 _VERIFY_BATCH = 64
 _PROGRAMS = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
@@ -65,13 +76,18 @@ def _number(conn: Connection, which: ColumnElement[bool]) -> int:
 
 
 def sweep(db: Database, store: BlobStore, lexical: Lexical, now: datetime, grace_s: float) -> Swept:
-    """Delete pending memories of dead turns and files without rows, both older than `grace_s`."""
+    """Delete pending memories of dead turns and files without rows, whose time is `grace_s` or more
+    from now: what comes from the future was written before the clock was put back."""
     with db.scope(write=True) as conn:
-        removed, unused = _sweep_pending(conn, lexical, now - timedelta(seconds=grace_s))
+        removed, unused = _sweep_pending(conn, lexical, now, timedelta(seconds=grace_s))
         writes.set_meta(conn, "swept_at", now.isoformat())
     store.remove(unused)
     strays = store.strays(lambda prefix: _ids_with_prefix(db, prefix), grace_s)
-    store.drop(strays)
+    if strays:
+        with db.scope(write=True) as conn:  # so that none gets its row while it goes
+            known = reads.known_blobs(conn, [path.stem for path in strays])
+            strays = [path for path in strays if path.stem not in known]
+            store.drop(strays)
     return Swept(files=len(strays), memories=removed)
 
 
@@ -105,12 +121,15 @@ def verify(
     """One sentence for each thing that is wrong; reads every file."""
     with db.scope() as conn:
         problems = db.problems(conn) + _row_problems(conn, lexical)
+        problems += _sealed_problems(conn) if db.cipher.sealed else []
         pks = list(conn.scalars(select(blobs.c.chunk_pk).order_by(blobs.c.chunk_pk)))
     if spec is not None:
         for start in range(0, len(pks), _VERIFY_BATCH):
             problems += _blob_problems(db, store, spec, pks[start : start + _VERIFY_BATCH])
     strays = store.strays(lambda prefix: _ids_with_prefix(db, prefix), grace_s)
-    problems += [f"{path} belongs to no chunk; a sweep removes it" for path in strays]
+    problems += [
+        f"{path} belongs to no chunk; memlong doctor --repair removes it" for path in strays
+    ]
     found = [] if db.folder is None else modes(db.folder)
     return problems + [f"{path} is open to others; its mode should be {m:o}" for path, m in found]
 
@@ -126,9 +145,12 @@ def modes(folder: Path) -> list[tuple[Path, int]]:
     return found
 
 
-def _sweep_pending(conn: Connection, lexical: Lexical, before: datetime) -> tuple[int, list[str]]:
+def _sweep_pending(
+    conn: Connection, lexical: Lexical, now: datetime, grace: timedelta
+) -> tuple[int, list[str]]:
+    at = memories.c.pending_at
     stale = select(memories.c.owner_id, memories.c.pk).where(
-        memories.c.pending.is_not(None), memories.c.pending_at <= before
+        memories.c.pending.is_not(None), (at <= now - grace) | (at >= now + grace)
     )
     by_owner: dict[int, list[int]] = {}
     for owner, pk in conn.execute(stale):
@@ -148,8 +170,9 @@ def _ids_with_prefix(db: Database, prefix: str) -> set[str]:
 
 def _blob_problems(db: Database, store: BlobStore, spec: KVSpec, pks: list[int]) -> list[str]:
     problems: list[str] = []
+    refs: dict[int, BlobRef] = {}
     with db.scope() as conn:
-        refs = reads.blob_refs(conn, pks)
+        problems += _damaged(lambda some: refs.update(reads.blob_refs(conn, some)), pks)
     for ref in refs.values():
         try:
             store.read_many(spec, [ref])
@@ -157,6 +180,35 @@ def _blob_problems(db: Database, store: BlobStore, spec: KVSpec, pks: list[int])
             with db.scope() as conn:
                 if reads.known_blobs(conn, [ref.blob_id]):  # else forgotten while we looked
                     problems.append(str(exc))
+    return problems
+
+
+def _sealed_problems(conn: Connection) -> list[str]:
+    """Values that were changed, or put in another's place."""
+    problems: list[str] = []
+    for owner in conn.scalars(select(owners.c.pk)).all():
+        mine = select(chunks.c.pk).where(chunks.c.owner_id == owner)
+        own = conn.scalars(mine.order_by(chunks.c.pk)).all()
+        read = partial(reads.stored_memories, conn)
+        problems += _damaged(read, reads.memory_pks(conn, owner, newest_first=False))
+        problems += _damaged(partial(reads.stored_chunks, conn, owner), own)
+        problems += _damaged(partial(reads.vectors_of, conn, owner), own)
+    every = conn.scalars(select(items.c.pk).order_by(items.c.pk)).all()
+    return problems + _damaged(partial(stored_items, conn), every)
+
+
+def _damaged(read: Callable[[list[int]], object], pks: Sequence[int]) -> list[str]:
+    """What is said of each key that cannot be read, of which most can."""
+    problems: list[str] = []
+    for batch in reads.batches(pks):
+        with suppress(StoreCorruptError):
+            read(batch)
+            continue
+        for pk in batch:
+            try:
+                read([pk])
+            except StoreCorruptError as exc:
+                problems.append(str(exc))
     return problems
 
 

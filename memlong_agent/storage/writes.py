@@ -1,100 +1,57 @@
-"""Statements that change rows. The caller owns the write transaction and the files.
-
-Everything that adds a chunk or removes one does so in :func:`insert_chunks` and
-:func:`remove_chunks`, which keep word index, outbox and the owner's counts in step.
-"""
+"""Statements that change memories' rows. The caller owns the write transaction and the files."""
 
 from __future__ import annotations
 
 import hmac
-import json
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Table,
+    delete,
+    exists,
+    insert,
+    select,
+    update,
+)
 
-from memlong_agent.errors import ConfigError
-from memlong_agent.storage import reads, rows, seal, superseding
-from memlong_agent.storage.base import NewChunk, NewMemory, Owner, RecallMark
+from memlong_agent.storage import reads, remnants, rows, seal, superseding
+from memlong_agent.storage.base import Owner, RecallMark
+from memlong_agent.storage.chunkrows import Prepared, insert_chunks, memory_ids, remove_chunks
 from memlong_agent.storage.dialects import ifnull, upsert
-from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import (
-    blobs,
     chunks,
-    events,
     memories,
     meta,
     owners,
     recalls,
     sessions,
-    vectors,
 )
 
-_ID = re.compile(r"[0-9a-f]{32}")
+UNPURGED = "unpurged"
+"""Row of meta: something was forgotten since the last purge."""
+EPOCH = "epoch"
+"""Row of meta by which everybody who has the bank open sees that it may be another's now."""
 _AMENDED = ("role", "text", "messages", "metadata", "text_digest", "created_at", "turn")
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A checked memory whose K/V files are published."""
-
-    memory: NewMemory
-    refs: Sequence[BlobRef]
-    digest: str
-    created_at: datetime
-
-    @property
-    def blob_ids(self) -> list[str]:
-        return [ref.blob_id for ref in self.refs]
-
-
-def check(memory: NewMemory) -> None:
-    """ConfigError for anything a row could not hold; nothing is written before this."""
-    problem = _problem(memory)
-    if problem:
-        raise ConfigError(f"This memory cannot be written: {problem}. Correct it and try again.")
-
-
-def _problem(memory: NewMemory) -> str | None:
-    if not memory.chunks:
-        return "it has no chunks"
-    if memory.id is not None and not _ID.fullmatch(memory.id):
-        return f"id {memory.id!r} is not 32 hexadecimal digits"
-    if memory.pending is not None and (memory.message_id is not None or memory.role == "document"):
-        return "a pending memory has neither a message_id nor the role 'document'"
-    texts = {name: getattr(memory, name) for name in ("text", "source", "session", "message_id")}
-    for name, text in [*texts.items(), *(("chunk", c.header + c.text) for c in memory.chunks)]:
-        if "\0" in (text or ""):  # PostgreSQL has none, SQLite's functions end at one
-            return f"its {name} holds a NUL character"
-    for name in ("created_at", "expires_at"):
-        value = getattr(memory, name)
-        if value is not None and value.tzinfo is None:
-            return f"{name} has no time zone"
-    try:
-        json.dumps([memory.metadata, list(memory.messages or ())], allow_nan=False)
-        memory.text.encode()
-        for chunk in memory.chunks:
-            (chunk.header + chunk.text).encode()
-    except (TypeError, ValueError, RecursionError) as exc:  # not JSON, or a lone surrogate
-        return str(exc)
-    for chunk in memory.chunks:
-        if len(chunk.token_ids) != chunk.kv.tokens:
-            return (
-                f"a chunk has {len(chunk.token_ids)} token ids and K/V of {chunk.kv.tokens} tokens"
-            )
-        if chunk.vector is not None and chunk.vector.ndim != 1:
-            return f"a chunk's vector has {chunk.vector.ndim} dimensions instead of one"
-    return None
 
 
 def set_meta(conn: Connection, key: str, value: str) -> None:
     conn.execute(upsert(conn, meta, {"key": key, "value": value}, {"value": value}))
+
+
+def note_unpurged(conn: Connection) -> None:
+    """Remember that there are bytes to purge."""
+    set_meta(conn, UNPURGED, secrets.token_hex(8))
+
+
+def new_epoch(conn: Connection) -> None:
+    """Make everybody who has the bank open look whether it is still theirs."""
+    set_meta(conn, EPOCH, secrets.token_hex(8))
 
 
 def owner_pk(conn: Connection, owner: Owner) -> int:
@@ -104,18 +61,34 @@ def owner_pk(conn: Connection, owner: Owner) -> int:
     return reads.owner_row(conn, owner)[0]
 
 
-def put(conn: Connection, lexical: Lexical, owner: int, item: Prepared, now: datetime) -> PutResult:
-    """Insert a memory, or return or replace the one that has its unique key."""
-    found = find(conn, owner, item)
-    if found is None:
-        pk = insert_memory(conn, owner, item, now)
-        insert_chunks(conn, lexical, owner, pk, item)
-        return PutResult(pk, [])
+def put(
+    conn: Connection, lexical: Lexical, owner: int, items: Sequence[Prepared], now: datetime
+) -> list[PutResult]:
+    """Insert memories, or return or replace those that have their unique keys, in order."""
+    done: list[PutResult] = []
+    new: list[tuple[int, Prepared]] = []
+    for item in items:
+        found = find(conn, owner, item) or remnants.find(conn, owner, item.memory)
+        if found is None:
+            new.append((insert_memory(conn, owner, item, now), item))
+            done.append(PutResult(new[-1][0], []))
+        elif _stands(found, item, now):
+            done.append(PutResult(found.pk, item.blob_ids))
+        else:
+            insert_chunks(conn, lexical, owner, new)  # what is rewritten may be one of these
+            new = []
+            unused = rewrite(conn, lexical, owner, found.pk, item, now)
+            done.append(PutResult(found.pk, unused))
+    insert_chunks(conn, lexical, owner, new)
+    return done
+
+
+def _stands(found: Any, item: Prepared, now: datetime) -> bool:
+    """Whether what was found is the same text and not over."""
     expired = found.expires_at is not None and found.expires_at <= now
+    hidden = found.superseded_by is not None or found.recallable != item.memory.recallable
     same = hmac.compare_digest(found.text_digest, item.digest)
-    if same and not expired and found.superseded_by is None:
-        return PutResult(found.pk, item.blob_ids)
-    return PutResult(found.pk, rewrite(conn, lexical, owner, found.pk, item, now))
+    return same and not expired and not hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +117,7 @@ def rewrite(
     values = rows.memory_values(seal.of(conn), _memory_id(conn, pk), _values(item, session, now))
     values["superseded_by"] = None
     conn.execute(update(memories).where(memories.c.pk == pk).values(values))
-    insert_chunks(conn, lexical, owner, pk, item)
+    insert_chunks(conn, lexical, owner, [(pk, item)])
     return unused
 
 
@@ -156,7 +129,7 @@ def amend(conn: Connection, lexical: Lexical, owner: int, pk: int, item: Prepare
     kept = {name: values[name] for name in _AMENDED}
     kept = rows.memory_values(seal.of(conn), _memory_id(conn, pk), kept)
     conn.execute(update(memories).where(memories.c.pk == pk).values(kept))
-    insert_chunks(conn, lexical, owner, pk, item)
+    insert_chunks(conn, lexical, owner, [(pk, item)])
     return unused
 
 
@@ -169,22 +142,6 @@ def remove_memories(
         owned = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk.in_(batch))))
         unused += remove_chunks(conn, lexical, owner, owned)
         conn.execute(delete(memories).where(memories.c.pk.in_(batch)))
-    return unused
-
-
-def remove_chunks(conn: Connection, lexical: Lexical, owner: int, pks: Sequence[int]) -> list[str]:
-    """Delete an owner's chunks, vectors and words; returns their K/V files."""
-    unused: list[str] = []
-    for batch in reads.batches(pks):
-        mine = (chunks.c.owner_id == owner) & chunks.c.pk.in_(batch)
-        rows = conn.execute(select(chunks.c.pk, chunks.c.tokens).where(mine)).all()
-        if not rows:
-            continue
-        found = [row.pk for row in rows]
-        unused += conn.scalars(select(blobs.c.blob_id).where(blobs.c.chunk_pk.in_(found)))
-        lexical.remove(conn, found)
-        conn.execute(delete(chunks).where(chunks.c.pk.in_(found)))
-        _record(conn, owner, found, "delete", -sum(row.tokens for row in rows))
     return unused
 
 
@@ -207,11 +164,12 @@ def record_recalls(
     conn: Connection, owner: int, turn: str, marks: Sequence[RecallMark], now: datetime
 ) -> None:
     """One row for each chunk and turn, the last call wins; the counter rises with the first."""
-    mine = chunks.c.owner_id == owner
+    lasting = select(chunks.c.memory_pk).join(memories, memories.c.pk == chunks.c.memory_pk)
+    lasting = lasting.where(chunks.c.owner_id == owner, memories.c.pending.is_(None))
     for mark in marks:
-        memory_pk = conn.scalar(select(chunks.c.memory_pk).where(mine, chunks.c.pk == mark.pk))
+        memory_pk = conn.scalar(lasting.where(chunks.c.pk == mark.pk))
         if memory_pk is None:
-            continue  # forgotten or evicted since it was recalled
+            continue  # forgotten or evicted since it was recalled, or gone with its turn
         key = {"owner_id": owner, "turn": turn, "chunk_pk": mark.pk}
         values = {"rank": mark.rank, "score": mark.score, "attention_mass": mark.attention_mass}
         this = [recalls.c[name] == value for name, value in key.items()]
@@ -257,17 +215,19 @@ def _values(item: Prepared, session: int | None, now: datetime) -> dict[str, Any
 
 def find(conn: Connection, owner: int, item: Prepared) -> Any:
     """The memory that has the unique key of a new one: its id, or message, or section; or None."""
-    new, session = item.memory, _session_pk(conn, owner, item.memory.session)
-    query = select(
-        memories.c.pk, memories.c.text_digest, memories.c.expires_at, memories.c.superseded_by
-    ).where(memories.c.owner_id == owner)
+    new = item.memory
+    if new.id is None and new.message_id is None and new.role != "document":
+        return None
+    session = _session_pk(conn, owner, new.session)
+    compared = ("pk", "text_digest", "expires_at", "superseded_by", "recallable")
+    query = select(*(memories.c[name] for name in compared)).where(memories.c.owner_id == owner)
     if new.id is not None:
         query = query.where(memories.c.id == new.id)
     elif new.message_id is not None:
         # As in the unique index: NULLs are all different to SQL, and no session is one session.
         same_session = ifnull(memories.c.session_id, 0) == (session or 0)
         query = query.where(same_session, memories.c.message_id == new.message_id)
-    elif new.role == "document":
+    else:
         if not seal.of(conn).sealed:  # else it is in the digest
             query = query.where(ifnull(memories.c.source, "") == (new.source or ""))
         query = query.where(
@@ -275,66 +235,14 @@ def find(conn: Connection, owner: int, item: Prepared) -> Any:
             ifnull(memories.c.ordinal, -1) == (-1 if new.ordinal is None else new.ordinal),
             memories.c.text_digest == item.digest,
         )
-    else:
-        return None
     return conn.execute(query).first()
 
 
-def insert_chunks(
-    conn: Connection, lexical: Lexical, owner: int, memory: int, item: Prepared
-) -> None:
-    """Chunks of a memory with their files, words, vectors and events."""
-    made: list[tuple[int, NewChunk, BlobRef]] = []
-    cipher, files = seal.of(conn), list[dict[str, Any]]()
-    memory_id = _memory_id(conn, memory)
-    for ordinal, (new, ref) in enumerate(zip(item.memory.chunks, item.refs, strict=True)):
-        at = ordinal if new.ordinal is None else new.ordinal
-        values: dict[str, Any] = {"memory_pk": memory, "owner_id": owner, "ordinal": at}
-        values |= {"counter": new.counter, "last_recalled_at": new.last_recalled_at}
-        place = rows.chunk_place(memory_id, at)
-        pk = _insert(conn, chunks, {**values, **rows.chunk_values(cipher, place, new)})
-        checksum = cipher.seal_text(ref.checksum, "blobs.checksum", place)
-        files.append(
-            {"chunk_pk": pk, "blob_id": ref.blob_id, "nbytes": ref.nbytes, "checksum": checksum}
-        )
-        made.append((pk, new, ref))
-    conn.execute(insert(blobs), files)
-    lexical.add(conn, owner, [(pk, new.text) for pk, new, _ in made])
-    _insert_vectors(conn, made)
-    tokens = sum(ref.tokens for _, _, ref in made)
-    _record(conn, owner, [pk for pk, _, _ in made], "add", tokens)
-
-
 def _memory_id(conn: Connection, pk: int) -> str:
-    return str(conn.scalars(select(memories.c.id).where(memories.c.pk == pk)).one())
+    return memory_ids(conn, [pk])[pk]
 
 
 def _insert(conn: Connection, table: Table, values: dict[str, Any]) -> int:
-    key = conn.execute(insert(table).values(values)).inserted_primary_key
-    assert key is not None  # both tables have an integer key
+    key = conn.execute(insert(table), values).inserted_primary_key
+    assert key is not None  # the table has an integer key
     return int(key[0])
-
-
-def _insert_vectors(conn: Connection, made: Sequence[tuple[int, NewChunk, BlobRef]]) -> None:
-    cipher = seal.of(conn)
-    new = [(pk, np.asarray(c.vector, "<f4").tobytes()) for pk, c, _ in made if c.vector is not None]
-    if not new:
-        return
-    length = conn.scalar(select(func.length(vectors.c.vector)).limit(1))
-    first = len(new[0][1]) if length is None else length - cipher.overhead
-    wrong = {len(vector) for _, vector in new} - {first}
-    if wrong:
-        raise ConfigError(
-            f"This bank holds vectors of length {first // 4}; got {wrong.pop() // 4}. Use the "
-            "embedder that wrote it, or make all vectors anew: memlong rebuild --vectors."
-        )
-    sealed = [{"chunk_pk": pk, "vector": cipher.seal(v, "vectors.vector", pk)} for pk, v in new]
-    conn.execute(insert(vectors), sealed)
-
-
-def _record(conn: Connection, owner: int, pks: Sequence[int], op: str, tokens: int) -> None:
-    """Outbox and the owner's counts; `tokens` is signed."""
-    number = len(pks) if op == "add" else -len(pks)
-    conn.execute(insert(events), [{"owner_id": owner, "chunk_pk": pk, "op": op} for pk in pks])
-    changes = {"chunks": owners.c.chunks + number, "tokens": owners.c.tokens + tokens}
-    conn.execute(update(owners).where(owners.c.pk == owner).values(changes))

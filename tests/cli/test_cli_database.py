@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from cli_results import KEY, Run, line_of, objects, ok
 from postgres_server import PostgresServer
+
+from memlong_agent.storage.base import utc_now
+from memlong_agent.storage.folder import open_database
+from memlong_agent.storage.migrations import MIGRATIONS, prepare
 
 
 def test_what_is_told_in_one_process_is_there_in_the_next(
@@ -22,6 +27,22 @@ def test_what_is_told_in_one_process_is_there_in_the_next(
     ok(memlong("forget", found["memory_id"], *where))
     assert "no memories" in ok(memlong("list", *where))
     assert "Give its URL too" in line_of(memlong("list"))
+
+
+def test_an_older_bank_is_upgraded_once_it_is_dumped(
+    memlong: Run, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    bank, url = tmp_path / "bank", postgres.url()
+    with closing(open_database(bank, url, 10.0)) as db:
+        prepare(db, utc_now(), upgrade=False, known=MIGRATIONS[:1])
+    where = ("--bank", str(bank), "--database", url)
+    command = f"memlong upgrade --bank {bank} --database URL --backed-up"
+    assert command in line_of(memlong("list", *where))
+    refused = line_of(memlong("upgrade", *where))
+    assert "no backup" in refused and "pg_dump" in refused and refused.endswith(command)
+    assert "m002_forget" in ok(memlong("upgrade", *where, "--backed-up"))
+    assert "is up to date" in ok(memlong("upgrade", *where))
+    assert "no memories" in ok(memlong("list", *where))
 
 
 def test_the_variable_names_the_database_too(

@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from cli_results import KEY, Run, line_of, objects, ok
 
+from memlong_agent import MemLong
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.testing import tiny_checkpoint
 
@@ -19,6 +21,7 @@ def test_upgrade_says_what_it_did_and_where_the_backup_is(memlong: Run, tmp_path
     done = memlong("upgrade", "--bank", bank)
     assert done.exit_code == 0 and "m002_forget" in done.stdout
     assert "bank.sqlite.m001_create.bak" in done.stdout
+    assert "deleted as soon as anything is\nforgotten" in done.stdout
     again = memlong("upgrade", "--bank", bank)
     assert again.exit_code == 0 and "is up to date" in again.stdout
 
@@ -71,3 +74,39 @@ def test_rebuild_of_what_is_no_bank_is_a_mistake(memlong: Run, tmp_path: Path) -
     assert "no bank at" in line_of(memlong("rebuild", "--bank", str(tmp_path / "absent")))
     both = line_of(memlong("rebuild", "--vectors", "--chunk-tokens", "64"))
     assert "--chunk-tokens" in both
+
+
+@pytest.mark.parametrize(
+    ("vectors", "on_server"),
+    [(False, False), (True, False), (False, True)],
+    ids=["sqlite", "vectors", "postgres"],
+)
+def test_doctor_of_an_unfinished_rebuild_says_what_to_do(
+    memlong: Run,
+    note: str,
+    model: Path,
+    tmp_path: Path,
+    vectors: bool,
+    on_server: bool,
+    request: pytest.FixtureRequest,
+) -> None:
+    bank = tmp_path / "bank"
+    url = request.getfixturevalue("postgres").url() if on_server else None
+    where = ("--database", url) if url else ()
+    ok(memlong("add", note, *where))
+
+    def stopped(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        MemLong.rebuild(
+            model, bank, database=url, vectors=vectors, embedder="hash", on_progress=stopped
+        )
+    again = ("rebuild", "--vectors") if vectors else ("rebuild",)
+    command = f"memlong {' '.join(again)} --bank {bank}" + (" --database URL" if url else "")
+    command += " --embedder NAME" if vectors else " --model NAME"
+    for asked in (("doctor",), ("doctor", "--repair")):
+        line = line_of(memlong(*asked, *where))
+        assert "its rebuild was interrupted" in line and line.endswith(command)
+    assert "interrupted rebuild" in ok(memlong(*again, *where))
+    ok(memlong("doctor", *where))

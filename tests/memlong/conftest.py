@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bank_kinds import Kind
 
 from memlong_agent import MemLong
 from memlong_agent.layout import MemoryLayout
@@ -34,12 +35,20 @@ Open = Callable[..., MemLong]
 
 
 @pytest.fixture
-def open_memlong(model_folder: Path, tmp_path: Path) -> Iterator[Open]:
-    """Opens `MemLong` on one folder bank, again and again; all are closed at the end."""
+def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
+    """The bank of the test; a plain one in SQLite where the test does not say `on`."""
+    return Kind.of(getattr(request, "param", "sqlite"), tmp_path / "bank", request)
+
+
+@pytest.fixture
+def open_memlong(model_folder: Path, kind: Kind) -> Iterator[Open]:
+    """Opens `MemLong` on one bank, again and again, or on another that is named; all are closed at
+    the end."""
     opened: list[MemLong] = []
 
     def open_(**options: Any) -> MemLong:
-        chosen = {"bank": tmp_path / "bank", "embedder": "hash", "clock": Ticking(), **options}
+        usual = {} if "bank" in options else kind.options
+        chosen = {**usual, "embedder": "hash", "clock": Ticking(), **options}
         opened.append(MemLong(chosen.pop("model", model_folder), **chosen))
         return opened[-1]
 

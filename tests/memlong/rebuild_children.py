@@ -13,12 +13,14 @@ from memlong_agent import MemLong
 
 
 def rebuilt(order: dict[str, Any], mark: Boundaries) -> None:
-    for name in ("rename", "unlink"):
-        mark.around(name)
-    event.listen(Engine, "commit", lambda _: mark("before commit"))
+    if not order.get("batches_only"):
+        for name in ("rename", "unlink"):
+            mark.around(name)
+        event.listen(Engine, "commit", lambda _: mark("before commit"))
     MemLong.rebuild(
         order["model"],
         order["bank"],
+        database=order.get("database"),
         vectors=order["vectors"],
         embedder=order["embedder"],
         on_progress=lambda done, total: mark("after a batch"),

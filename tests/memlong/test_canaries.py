@@ -12,7 +12,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from postgres_server import PostgresServer
 
 from memlong_agent import Forgotten, MemLong, MemoryNotFoundError
 from memlong_agent.storage import Owner
@@ -95,8 +96,14 @@ def tell(ml: MemLong, number: int) -> None:
     ml.session("d", user_id="alice").chat(f"What of {name(number)}?", **SHORT)
 
 
-def contents(folder: Path) -> bytes:
-    return b"\0".join(p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file())
+def contents(folder: Path, server: PostgresServer | None = None) -> bytes:
+    """Every byte of a folder, and of all that a server keeps but its write-ahead log."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    if server is not None:
+        server.checkpoint()
+        kept = sorted(server.folder.rglob("*"))
+        found += [path for path in kept if path.is_file() and "pg_wal" not in path.parts]
+    return b"\0".join(path.read_bytes() for path in found)
 
 
 def kv_files(folder: Path) -> dict[str, bytes]:
@@ -122,23 +129,32 @@ def traces(ml: MemLong) -> dict[str, list[bytes]]:
     return {what: sorted(each - found[False][what]) for what, each in found[True].items()}
 
 
-@pytest.fixture(params=["random", "memlong-tiny"])
-def twins(
-    request: pytest.FixtureRequest, open_memlong: Open, tmp_path: Path
-) -> Iterator[tuple[MemLong, MemLong]]:
-    """A bank that holds canaries among other memories, and one that never saw them."""
-    model = {"model": None} if request.param == "memlong-tiny" else {}
-    options = {**model, "clock": noon, "dtype": torch.float32}
-    both = [open_memlong(bank=tmp_path / name, **options) for name in ("one", "twin")]
+Twins = tuple[MemLong, MemLong, Callable[[], bytes]]
+
+
+@pytest.fixture(params=["random", "memlong-tiny", "random on postgres"])
+def twins(request: pytest.FixtureRequest, open_memlong: Open, tmp_path: Path) -> Twins:
+    """A bank that holds canaries among other memories, one that never saw them, and what reads all
+    bytes of the first."""
+    options: dict[str, Any] = {"clock": noon, "dtype": torch.float32}
+    server: PostgresServer | None = None
+    if request.param == "memlong-tiny":
+        options["model"] = None
+    if request.param == "random on postgres":
+        server = request.getfixturevalue("postgres")
+    both = [
+        open_memlong(bank=tmp_path / name, database=server and server.url(), **options)
+        for name in ("one", "twin")
+    ]
     fill(both[0], canaries=True)
     fill(both[1], canaries=False)
-    yield both[0], both[1]
+    return both[0], both[1], lambda: contents(tmp_path / "one", server)
 
 
-def test_canaries_leave_no_trace(twins: tuple[MemLong, MemLong], tmp_path: Path) -> None:
-    ml, twin = twins
+def test_canaries_leave_no_trace(twins: Twins, tmp_path: Path) -> None:
+    ml, twin, bytes_now = twins
     marks = traces(ml)
-    before, kept = contents(tmp_path / "one"), kv_files(tmp_path / "one")
+    before, kept = bytes_now(), kv_files(tmp_path / "one")
     for what, each in marks.items():
         assert each and all(mark in before for mark in each), what
     memories = ml.memories(user_id="alice")
@@ -147,7 +163,7 @@ def test_canaries_leave_no_trace(twins: tuple[MemLong, MemLong], tmp_path: Path)
     assert {memory.text for memory in memories.list()} == {harmless(n) for n in range(KEPT)}
     compare(ml, twin)
     for _ in range(2):  # with the bank open, its log beside it; and closed
-        after = contents(tmp_path / "one")
+        after = bytes_now()
         for number in range(CANARIES):
             for form in (name(number), name(number).lower(), name(number).upper()):
                 assert form.encode() not in after

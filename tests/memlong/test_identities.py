@@ -175,11 +175,14 @@ def test_another_text_format_is_refused(copy: Path, monkeypatch: pytest.MonkeyPa
 
 
 class Adapted(torch.nn.Module):
-    """A projection with an active, unmerged adapter."""
+    """A projection with an active, unmerged adapter, as PEFT makes it."""
+
+    active_adapters, disable_adapters = ("default",), False
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         super().__init__()
         self.base_layer = layer
+        self.scaling = {"default": 2.0}
         self.lora_A = torch.nn.Linear(layer.in_features, 2, bias=False)
         self.lora_B = torch.nn.Linear(2, layer.out_features, bias=False)
 
@@ -193,10 +196,14 @@ def test_an_active_adapter_and_quantization_are_in_the_identity(copy: Path) -> N
     attention = model.decoder.layers[1].self_attn
     attention.k_proj = Adapted(attention.k_proj)
     changed = encoding_identity(model, tokenizer, "v1").differences(before)
-    assert [each.split(":")[0] for each in changed] == [WEIGHTS]
+    assert [each.split(":")[0] for each in changed] == ["layer settings", WEIGHTS]
+    adapted = encoding_identity(model, tokenizer, "v1")
+    attention.k_proj.scaling["default"] = 4.0  # the same weights, twice as strong
+    stronger = encoding_identity(model, tokenizer, "v1").differences(adapted)
+    assert [each.split(":")[0] for each in stronger] == ["layer settings"]
     model.lm.config.quantization_config = {"quant_method": "example", "bits": 4}
     changed = encoding_identity(model, tokenizer, "v1").differences(before)
-    assert [each.split(":")[0] for each in changed] == ["quantization", WEIGHTS]
+    assert [each.split(":")[0] for each in changed] == ["layer settings", "quantization", WEIGHTS]
 
 
 ACCEPTED: dict[str, Change] = {

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bank_kinds import Kind
 
 from memlong_agent import ArchiveError, ConfigError, IncompatibleMemoryError, MemLong
+from memlong_agent.embedding import HashEmbedder
+from memlong_agent.identity import Identity
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.testing import tiny_checkpoint
 
@@ -25,8 +28,16 @@ def told(memlong: MemLong) -> None:
     memlong.items().put(("x",), "k", {"v": 1}, remember="The cat sleeps.", user_id="alice")
 
 
-def test_a_restored_bank_recalls_the_same(open_memlong: Open, tmp_path: Path) -> None:
-    one, two = open_memlong(), open_memlong(bank=tmp_path / "other")
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [("sqlite", "sqlite"), ("sqlite", "postgres"), ("postgres", "encrypted")],
+    indirect=["kind"],
+)
+def test_a_restored_bank_recalls_the_same(
+    open_memlong: Open, tmp_path: Path, other: str, request: pytest.FixtureRequest
+) -> None:
+    one = open_memlong()
+    two = open_memlong(**Kind.of(other, tmp_path / "other", request).options)
     told(one)
     done = one.export(tmp_path / "x")
     assert (done.path, done.nbytes) == (str(tmp_path / "x"), (tmp_path / "x").stat().st_size)
@@ -157,3 +168,25 @@ def test_an_owner_holds_no_more_memories_than_allowed(open_memlong: Open, tmp_pa
     with pytest.raises(ArchiveError, match="max_memories=1"):
         other.restore(tmp_path / "x")
     assert other.stats() == {}
+
+
+class Narrow(HashEmbedder):
+    """Another embedder, of other dimensions."""
+
+    identity = Identity({"embedder": "narrow"})
+    dimensions = 96
+
+
+def test_items_are_embedded_anew_by_the_embedder_of_the_new_bank(
+    open_memlong: Open, tmp_path: Path
+) -> None:
+    one = open_memlong()
+    for key, text in (("cat", "The cat sleeps."), ("dog", "A dog barks.")):
+        one.items().put(("x",), key, {"text": text, "n": [1]}, texts=[text])
+    one.items().put(("x",), "plain", {"text": "The cat."})
+    one.export(tmp_path / "x")
+    two = open_memlong(bank=tmp_path / "other", embedder=Narrow())
+    assert two.restore(tmp_path / "x", encode=True).items == 3
+    found = two.items().search(("x",), query="the cat sleeps")
+    assert [item.key for item, _ in found] == ["cat", "dog", "plain"]
+    assert found[0][1] == pytest.approx(1, abs=1e-3) and found[2][1] is None

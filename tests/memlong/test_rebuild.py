@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bank_kinds import KINDS, Kind, on
 
 from memlong_agent import ConfigError, IncompatibleMemoryError, MemLong, StoreError
 from memlong_agent.chunking import ChunkText
@@ -48,7 +47,7 @@ def other_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def furnished(open_memlong: Open, tmp_path: Path) -> Path:
+def furnished(open_memlong: Open, kind: Kind) -> Kind:
     """A closed bank with exchanges, documents, items, recalls, and memories of every state."""
     with open_memlong(chunk_tokens=96) as ml:
         alice = ml.memories(user_id="alice", session_id="monday")
@@ -70,7 +69,26 @@ def furnished(open_memlong: Open, tmp_path: Path) -> Path:
         bob = ml.memories(user_id="bob")
         for colour in ("red", "blue", "green"):
             bob.add(f"The {colour} boat is new. " + "It was dear. " * 18)
-    return tmp_path / "bank"
+    return kind
+
+
+def test_an_archive_is_cut_anew_as_a_rebuilt_bank_is(
+    furnished: Path, open_memlong: Open, other_words: Path, tmp_path: Path
+) -> None:
+    """Evicted parts, withheld replies, times in headers: one way to cut, whoever asks."""
+    with open_memlong(chunk_tokens=96) as ml:
+        ml.export(tmp_path / "archive")
+    another: dict[str, Any] = {"model": other_words, "chunk_tokens": 48}
+    MemLong.rebuild(other_words, furnished, embedder="hash", chunk_tokens=48)
+    with open_memlong(**another, bank=tmp_path / "new") as new, open_memlong(**another) as old:
+        new.restore(tmp_path / "archive", encode=True)
+        for owner in (ALICE, BOB):
+            cuts = [
+                [chunk_key(each) for each in bank.chunks(owner, sorted(memory.chunk_pks))]
+                for bank in (old.engine.bank._storage, new.engine.bank._storage)
+                for memory in sorted(bank.list_memories(owner), key=lambda each: each.id)
+            ]
+            assert cuts[: len(cuts) // 2] == cuts[len(cuts) // 2 :] != []
 
 
 def chunk_key(chunk: StoredChunk) -> tuple[Any, ...]:
@@ -102,20 +120,20 @@ def contents(ml: MemLong) -> dict[str, Any]:
     return found
 
 
-def recall_log(bank: Path) -> list[tuple[Any, ...]]:
-    query = """SELECT r.turn, m.id, c.ordinal, r.rank, r.score, r.at FROM recalls r
+def recall_log(bank: Kind) -> list[tuple[Any, ...]]:
+    return bank.run("""SELECT r.turn, m.id, c.ordinal, r.rank, r.score, r.at FROM recalls r
         LEFT JOIN chunks c ON c.pk = r.chunk_pk LEFT JOIN memories m ON m.pk = c.memory_pk
-        ORDER BY r.pk"""
-    with closing(sqlite3.connect(bank / "bank.sqlite")) as conn:
-        return list(conn.execute(query))
+        ORDER BY r.pk""")
 
 
-def files(bank: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (bank / "kv").rglob("*") if path.is_file()}
+def files(bank: Kind) -> dict[str, bytes]:
+    kept = (bank.folder / "kv").rglob("*")
+    return {path.name: path.read_bytes() for path in kept if path.is_file()}
 
 
+@on(*KINDS)
 def test_the_same_model_gives_the_same_bank(
-    open_memlong: Open, furnished: Path, model_folder: Path
+    open_memlong: Open, furnished: Kind, model_folder: Path
 ) -> None:
     with open_memlong() as ml:
         before = contents(ml)
@@ -123,7 +141,10 @@ def test_the_same_model_gives_the_same_bank(
     assert log and any(ordinal is not None for _, _, ordinal, *_ in log)
     seen: list[tuple[int, int]] = []
     done = MemLong.rebuild(
-        model_folder, furnished, embedder="hash", on_progress=lambda *now: seen.append(now)
+        model_folder,
+        **furnished.options,
+        embedder="hash",
+        on_progress=lambda *now: seen.append(now),
     )
     assert not done.resumed and done.changes == ()
     assert done.chunks == sum(len(each["chunks"]) for each in before.values())
@@ -157,16 +178,20 @@ def assert_encoded_by(ml: MemLong) -> None:
             assert torch.equal(kv.keys, kept.keys) and torch.equal(kv.values, kept.values)
 
 
-@pytest.mark.parametrize("kind", ["other_model", "other_words"])
+@pytest.mark.parametrize(
+    ("which", "kind"),
+    [("other_model", "sqlite"), ("other_words", "sqlite"), ("other_words", "postgres")],
+    indirect=["kind"],
+)
 def test_another_model_gets_a_bank_as_if_it_had_written_it(
-    kind: str, request: pytest.FixtureRequest, open_memlong: Open, furnished: Path
+    which: str, request: pytest.FixtureRequest, open_memlong: Open, furnished: Kind
 ) -> None:
-    model: Path = request.getfixturevalue(kind)
+    model: Path = request.getfixturevalue(which)
     with open_memlong() as ml:
         before, recorded = texts(ml), contents(ml)
     with pytest.raises(IncompatibleMemoryError, match=r"weights up to.*memlong rebuild --bank"):
         open_memlong(model=model)
-    done = MemLong.rebuild(model, furnished, embedder="hash")
+    done = MemLong.rebuild(model, **furnished.options, embedder="hash")
     assert any(change.startswith("weights up to the memory layer") for change in done.changes)
     with open_memlong(model=model) as ml:
         assert texts(ml) == before
@@ -183,15 +208,15 @@ def test_another_model_gets_a_bank_as_if_it_had_written_it(
         )
         assert "".join(bodies) == DOCUMENT
         assert max(len(c[4]) for c in after["alice"]["chunks"]) <= 128
-        assert len(bodies) < len(old) if kind == "other_words" else bodies == old
+        assert len(bodies) < len(old) if which == "other_words" else bodies == old
     with pytest.raises(IncompatibleMemoryError, match="rebuild"):
         open_memlong()
 
 
-def test_chunks_of_another_size(open_memlong: Open, furnished: Path, model_folder: Path) -> None:
+def test_chunks_of_another_size(open_memlong: Open, furnished: Kind, model_folder: Path) -> None:
     with open_memlong() as ml:
         before = texts(ml)
-    MemLong.rebuild(model_folder, furnished, embedder="hash", chunk_tokens=64)
+    MemLong.rebuild(model_folder, **furnished.options, embedder="hash", chunk_tokens=64)
     with open_memlong() as ml:
         assert texts(ml) == before
         chunks = contents(ml)["alice"]["chunks"]
@@ -202,18 +227,19 @@ def test_chunks_of_another_size(open_memlong: Open, furnished: Path, model_folde
         )
         assert ml.doctor().problems == ()
     with pytest.raises(ConfigError, match="chunk_tokens"):
-        MemLong.rebuild(model_folder, furnished, chunk_tokens=8)
+        MemLong.rebuild(model_folder, **furnished.options, chunk_tokens=8)
     with open_memlong() as ml:
         assert texts(ml) == before
 
 
-def test_another_embedder_leaves_kv_untouched(open_memlong: Open, furnished: Path) -> None:
+@on("sqlite", "postgres")
+def test_another_embedder_leaves_kv_untouched(open_memlong: Open, furnished: Kind) -> None:
     before, log = files(furnished), recall_log(furnished)
     with open_memlong() as ml:
         recorded = contents(ml)
     with pytest.raises(IncompatibleMemoryError, match="memlong rebuild --vectors"):
         open_memlong(embedder=Reversed())
-    done = MemLong.rebuild(bank=furnished, vectors=True, embedder=Reversed())
+    done = MemLong.rebuild(**furnished.options, vectors=True, embedder=Reversed())
     assert done.items == 1 and done.chunks == sum(len(c["chunks"]) for c in recorded.values())
     assert files(furnished) == before and recall_log(furnished) == log
     with open_memlong(embedder=Reversed()) as ml:
@@ -234,7 +260,7 @@ def test_another_embedder_leaves_kv_untouched(open_memlong: Open, furnished: Pat
         assert ml.doctor().problems == ()
     with pytest.raises(IncompatibleMemoryError, match="come from another embedder"):
         open_memlong()
-    MemLong.rebuild(bank=furnished, vectors=True, embedder="lexical")
+    MemLong.rebuild(**furnished.options, vectors=True, embedder="lexical")
     with open_memlong(embedder="lexical") as ml:
         assert contents(ml)["alice"]["vectors"] == {} and ml.doctor().problems == ()
 
@@ -256,19 +282,20 @@ class Reversed:
         return np.array([self.embed_query(t) for t in texts], np.float32).reshape(len(texts), 257)
 
 
-def test_damaged_kv_is_repaired(open_memlong: Open, furnished: Path, model_folder: Path) -> None:
-    some = sorted((furnished / "kv").rglob("*.safetensors"))
+def test_damaged_kv_is_repaired(open_memlong: Open, furnished: Kind, model_folder: Path) -> None:
+    some = sorted((furnished.folder / "kv").rglob("*.safetensors"))
     some[0].unlink()
     some[1].write_bytes(b"not a tensor")
     with open_memlong() as ml:
         assert len(ml.doctor().problems) == 2
-    MemLong.rebuild(model_folder, furnished, embedder="hash")
+    MemLong.rebuild(model_folder, **furnished.options, embedder="hash")
     with open_memlong() as ml:
         assert ml.doctor().problems == ()
 
 
+@on("sqlite", "postgres")
 def test_who_has_the_old_model_open_is_refused_from_then_on(
-    open_memlong: Open, furnished: Path, other_model: Path
+    open_memlong: Open, furnished: Kind, other_model: Path
 ) -> None:
     ml = open_memlong()
     memories = ml.memories(user_id="alice")
@@ -290,7 +317,7 @@ def test_who_has_the_old_model_open_is_refused_from_then_on(
                     call()
                 states.append(str(refused.value))
 
-    MemLong.rebuild(other_model, furnished, embedder="hash", on_progress=look)
+    MemLong.rebuild(other_model, **furnished.options, embedder="hash", on_progress=look)
     assert len(states) == 5
     for call in (
         lambda: memories.add("After."),
@@ -311,22 +338,22 @@ def test_who_has_the_old_model_open_is_refused_from_then_on(
         ]
 
 
-def test_who_has_the_old_embedder_open_is_refused(open_memlong: Open, furnished: Path) -> None:
+def test_who_has_the_old_embedder_open_is_refused(open_memlong: Open, furnished: Kind) -> None:
     ml = open_memlong()
     memories = ml.memories(user_id="alice")
     assert memories.search("dog called")
-    MemLong.rebuild(bank=furnished, vectors=True, embedder=Reversed())
+    MemLong.rebuild(**furnished.options, vectors=True, embedder=Reversed())
     for call in (lambda: memories.search("dog called"), lambda: memories.add("After.")):
         with pytest.raises(IncompatibleMemoryError, match="come from another embedder"):
             call()
 
 
 def test_who_has_the_same_model_open_goes_on(
-    open_memlong: Open, furnished: Path, model_folder: Path
+    open_memlong: Open, furnished: Kind, model_folder: Path
 ) -> None:
     ml = open_memlong()
     before = ml.memories(user_id="alice").search("harbor of Tarn")
-    MemLong.rebuild(model_folder, furnished, embedder="hash")
+    MemLong.rebuild(model_folder, **furnished.options, embedder="hash")
     assert ml.memories(user_id="alice").search("harbor of Tarn") == before
     assert ml.engine.bank.recall(ALICE, "harbor of Tarn", top_k=3)
 

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import Killed, contents, orders_to
+from postgres_server import PostgresServer
 
 from memlong_agent import IncompatibleMemoryError, MemLong
 from memlong_agent.layout import MemoryLayout
-from memlong_agent.storage import Owner
 from memlong_agent.testing import tiny_checkpoint
 
-HERE = Path(__file__).parent
 TEXT = "Paragraph {} is about thing {}. The harbor of Tarn is called Velmor.\n\n"
-ALICE = Owner("default", "user", "alice")
-Killed = Callable[[dict[str, Any]], list[str]]
 
 
 @pytest.fixture(scope="module")
 def kill() -> Iterator[Killed]:
-    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent / "storage")])
-    with subprocess.Popen(
-        [sys.executable, str(HERE / "rebuild_children.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        text=True,
-    ) as helper:
-        assert helper.stdin is not None and helper.stdout is not None
-
-        def order(wanted: dict[str, Any]) -> list[str]:
-            assert helper.stdin is not None and helper.stdout is not None
-            helper.stdin.write(json.dumps(wanted) + "\n")
-            helper.stdin.flush()
-            names: list[str] = json.loads(helper.stdout.readline())
-            return names
-
+    with orders_to("rebuild_children.py") as order:
         yield order
-        helper.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +35,17 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bank(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Several batches of memories under `model_folder`."""
     folder = tmp_path_factory.mktemp("banks") / "bank"
-    with MemLong(model_folder, folder, embedder="hash") as ml:
+    furnish(model_folder, folder)
+    return folder
+
+
+def furnish(model: Path, folder: Path, database: str | None = None) -> None:
+    with MemLong(model, folder, database=database, embedder="hash") as ml:
         alice = ml.memories(user_id="alice", session_id="s")
         alice.add("".join(TEXT.format(n, n) for n in range(90)), source="tarn.txt")
         for n in range(12):
             alice.add_turn(f"The key number {n} is under the teapot.", f"Noted: number {n}.")
         ml.items().put(("a",), "k", {"drink": "tea"}, texts=["tea"])
-    return folder
-
-
-def contents(ml: MemLong) -> dict[str, Any]:
-    storage = ml.engine.bank._storage
-    assert storage.verify() == []
-    memories = storage.list_memories(ALICE, newest_first=False)
-    pks = [pk for memory in memories for pk in memory.chunk_pks]
-    kv = storage.read_kv(pks)
-    return {
-        "memories": [(m.id, m.text, m.created_at, m.chunks) for m in memories],
-        "chunks": [(c.memory_id, c.ordinal, c.text) for c in storage.chunks(ALICE, pks)],
-        "kv": [(each.keys.numpy().tobytes(), each.values.numpy().tobytes()) for each in kv],
-        "vectors": storage.vectors_of(ALICE, pks)[1].tobytes(),
-        "items": [(i.value, score) for i, score in ml.items().search(query="tea")],
-    }
 
 
 @pytest.mark.parametrize("vectors", [False, True], ids=["encoding", "vectors"])
@@ -120,3 +86,30 @@ def test_a_killed_rebuild_goes_on(
         assert found == expected, (boundary, names[boundary - 1], finished)
         shutil.rmtree(folder)
     assert resumed > 0
+
+
+def test_on_postgres_it_goes_on_and_who_has_the_old_model_is_refused(
+    model_folder: Path, other: Path, kill: Killed, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    where: dict[str, Any] = {"bank": tmp_path / "bank", "database": postgres.url()}
+    furnish(model_folder, where["bank"], where["database"])
+    with MemLong(model_folder, **where, embedder="hash") as old:
+        before = {each.id: each.text for each in old.memories(user_id="alice").list()}
+        order = {**where, "bank": str(where["bank"]), "model": str(other), "vectors": False}
+        order |= {"embedder": "hash", "batches_only": True}
+        assert kill({**order, "boundary": 2}) == ["after a batch"] * 2  # the first is of none
+        for call in (
+            lambda: old.memories(user_id="alice").search("key number 7"),
+            lambda: old.memories(user_id="alice").add("Written meanwhile."),
+            lambda: MemLong(model_folder, **where, embedder="hash"),
+        ):
+            with pytest.raises(IncompatibleMemoryError, match="is being rebuilt"):
+                call()
+        done = MemLong.rebuild(other, **where, embedder="hash")
+        assert done.resumed and 0 < done.memories < len(before)
+        with pytest.raises(IncompatibleMemoryError, match="rebuilt for another model"):
+            old.memories(user_id="alice").search("key number 7")
+    with MemLong(other, **where, embedder="hash") as ml:
+        assert {each.id: each.text for each in ml.memories(user_id="alice").list()} == before
+        assert "number 7" in ml.memories(user_id="alice").search("key number 7")[0].text
+        assert ml.doctor().problems == ()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -392,3 +393,17 @@ def test_an_exchange_knows_its_turn_and_a_recall_its_memory(bank: MemoryBank) ->
         assert found == [(told.id, None), (answer.id, "t1")]
         joined = "SELECT id FROM recalls JOIN memories ON memories.pk = memory_pk"
         assert conn.exec_driver_sql(joined).scalar() == told.id
+
+
+def test_an_exchange_and_what_its_turn_recalled_are_written_together(bank: MemoryBank) -> None:
+    (told,) = bank.add(ALICE, [draft("zebra fact")]).memories
+    (hit,) = bank.recall(ALICE, "zebra", top_k=1)
+    marks = [(hit.chunk.pk, 0, 0.5, 0.25)]
+    with pytest.raises(ConfigError):
+        wrong: Any = [(hit.chunk.pk, None, 0.5, 0.25)]
+        bank.finish_turn(ALICE, "t1", exchange("what?", "zebra"), wrong)
+    assert [each.id for each in bank.list(ALICE)] == [told.id]
+    (answer,) = bank.finish_turn(ALICE, "t2", exchange("what?", "zebra"), marks).memories
+    (again,) = bank.finish_turn(ALICE, "t3", exchange("what?", "a zebra"), marks).memories
+    assert again.id == answer.id
+    assert bank.delete(ALICE, [told.id]).mentions == (answer.id,)

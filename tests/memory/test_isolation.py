@@ -1,7 +1,8 @@
 """Two tenants with owners of the same names, eight workers in two processes, random operations.
 
 No worker may ever be given another owner's text: by recall, search, lists, the session's tail,
-items or an id, while the others write, evict and delete. MEMLONG_TESTS=full does 10,000 operations.
+items, an id or an exported archive, while the others write, evict and forget. MEMLONG_TESTS=full
+does 10,000 operations.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,8 +39,10 @@ def test_no_owner_is_given_a_strangers_memory(tmp_path: Path) -> None:
     assert [child.returncode for child in children] == [0] * PROCESSES
     reports = [json.loads(text) for text in said]
     sys.stdout.write(f"{reports}\n")
-    assert sum(sum(report["done"].values()) for report in reports) > OPERATIONS / 2
+    done = sum((Counter(report["done"]) for report in reports), Counter[str]())
+    assert done.total() - done["evicted"] > OPERATIONS / 2
+    assert done["evicted"] > 0 and done["do_export"] >= PROCESSES * WORKERS / 2
     assert sum(report["looked_at"] for report in reports) > OPERATIONS
     with open_bank(tmp_path / "bank", embedder=Scattered()) as bank:
         assert bank.verify() == []
-        assert len(bank.stats()) == 8
+        assert len(bank.stats()) == 8 + PROCESSES * WORKERS  # and a keeper of each worker

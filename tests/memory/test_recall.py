@@ -351,3 +351,17 @@ def test_widened_asks_deeper_until_enough_pass() -> None:
     assert asked == [4, 16, 64]
     assert widened(ask, lambda ns: [n for n in ns if n > 998], 4) == [999]
     assert max(asked) == 1024
+
+
+def test_the_index_of_another_process_lets_go_of_an_erased_owner(tmp_path: Path) -> None:
+    with (
+        open_bank(tmp_path, embedder=Compass()) as one,
+        open_bank(tmp_path, embedder=Compass()) as other,
+    ):
+        one.add(ALICE, [draft("a @1"), draft("b @2")])
+        assert recalled(other) == ["a @1", "b @2"]
+        one.erase(ALICE)
+        index, vector = other._finder._indexes.of(ALICE), Compass().embed_query("@1")
+        assert index.search(vector, 9) == []
+        one.add(ALICE, [draft("c @3")])
+        assert recalled(other) == ["c @3"] and len(index.search(vector, 9)) == 1

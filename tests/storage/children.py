@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -100,7 +101,7 @@ def life_of_a_victim(order: dict[str, Any], pipe: int) -> None:
 
 def watch(order: dict[str, Any], pipe: int) -> None:
     """Read everything, over and over, while others write and die; each K/V must be its text's."""
-    with Storage.open(order["folder"]) as bank:
+    with Storage.open(order["folder"], database=order["database"]) as bank:
         for _ in range(order["passes"]):
             with suppress(MemoryNotFoundError):  # forgotten since it was listed
                 pks = [pk for each in bank.list_memories(ALICE) for pk in each.chunk_pks]
@@ -133,7 +134,32 @@ def use_across_fork(order: dict[str, Any], pipe: int) -> None:
         assert len(bank.list_memories(ALICE)) == 3 and bank.verify() == []
 
 
-LIVES = {life.__name__: life for life in (life_of_a_victim, watch, add_and_recall, use_across_fork)}
+def fill_the_log(order: dict[str, Any], pipe: int) -> None:
+    """Write 3 MB when told to, most of the log's limit, and a little more when told again."""
+    folder, signs = Path(order["folder"]), Path(order["signs"])
+    with Storage.open(folder) as bank:
+        for stage, writes in (("held", 6), ("free", 1)):
+            (signs / f"{order['name']} ready {stage}").touch()
+            wait_for(signs / stage)
+            for i in range(writes):
+                text = f"{order['name']} {stage} {i}"
+                bank.add(ALICE, [memory(text, metadata={"x": "y" * 500_000})])
+        (signs / f"{order['name']} done").touch()
+        wait_for(signs / "end")  # whoever closes a database last checkpoints it, alone
+
+
+def wait_for(sign: Path) -> None:
+    give_up = time.monotonic() + 120
+    while not sign.exists():
+        if time.monotonic() > give_up:
+            raise TimeoutError(sign)
+        time.sleep(0.01)
+
+
+LIVES = {
+    life.__name__: life
+    for life in (life_of_a_victim, watch, add_and_recall, use_across_fork, fill_the_log)
+}
 
 
 def fork(life: Callable[[], object]) -> int:

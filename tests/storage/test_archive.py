@@ -34,7 +34,7 @@ from sqlalchemy import select
 
 from memlong_agent.errors import ArchiveError, ConfigError, IncompatibleMemoryError, StoreError
 from memlong_agent.identity import Identity
-from memlong_agent.storage import NewItem, Owner, Storage, StoredChunk, StoredMemory
+from memlong_agent.storage import Key, NewItem, NewMemory, Owner, Storage, StoredChunk, StoredMemory
 from memlong_agent.storage.archive import export as exporting
 from memlong_agent.storage.models import memories, recalls
 
@@ -137,6 +137,29 @@ def test_a_memory_of_which_parts_were_evicted_keeps_its_ordinals(
     restore(other, tmp_path / "x")
     assert [each.ordinal for each in chunks_of(other, ANNA)] == [0, 2]
     assert_same(bank, other, ANNA)
+
+
+@pytest.mark.parametrize("key", [None, Key(bytes(range(32)))])
+def test_a_document_of_which_parts_were_evicted_is_known_when_it_is_read_again(
+    plain: Storage, tmp_path: Path, clock: Clock, key: Key | None
+) -> None:
+    """Its digest is of what was left, for an archive takes no secrets along: its text tells."""
+    book = {"role": "document", "source": "book", "ordinal": 0}
+    (stored,) = plain.add(ANNA, [memory("first", "second", "third", **book)])
+    plain.delete_chunks(ANNA, stored.chunk_pks[:2])
+    export(plain, tmp_path / "x")
+    with claimed(tmp_path / "new", clock=clock, key=key) as new:
+        restore(new, tmp_path / "x")
+        again = new.add(ANNA, [memory("first", "second", "third", **book)])
+        assert [each.id for each in again] == [stored.id]
+        assert [each.text for each in new.list_memories(ANNA)] == ["first second third"]
+        assert new.add(ANNA, [memory("first", "second", "third", **book)]) == again
+        for other in ({"source": "another"}, {"ordinal": 1}, {"role": "exchange"}):
+            new.add(ANNA, [memory("first", "second", "third", **{**book, **other})])
+        new.add(ANNA, [memory("first", "second", **book)])  # another edition
+        assert len(new.list_memories(ANNA)) == 5
+        assert new.verify() == []
+    assert plain.add(ANNA, [memory("first", "second", "third", **book)])[0].text == "third"
 
 
 def test_one_owner_takes_nothing_of_another(plain: Storage, other: Storage, tmp_path: Path) -> None:
@@ -285,12 +308,14 @@ def test_another_model_or_embedder_is_refused_with_the_difference(
 def test_limits_hold_for_archives_too(plain: Storage, other: Storage, tmp_path: Path) -> None:
     fill(plain)
     export(plain, tmp_path / "x")
-    with pytest.raises(ArchiveError, match="'anna' would have more than max_memories=3"):
+    with pytest.raises(ArchiveError, match="would have 4 memories, more than max_memories=3"):
         restore(other, tmp_path / "x", max_memories=3)
     with pytest.raises(ArchiveError, match="more than max_text_bytes=10"):
         restore(other, tmp_path / "x", max_text_bytes=10)
     assert other.stats() == {}
     assert restore(other, tmp_path / "x", max_memories=4, max_text_bytes=100).memories == 5
+    again = restore(other, tmp_path / "x", max_memories=3)  # it adds none
+    assert (again.memories, again.present) == (0, 5)
 
 
 def test_what_is_forgotten_while_it_is_exported_is_left_out(
@@ -373,3 +398,18 @@ def test_a_forged_archive_that_is_true_is_taken(
     change_lines(parts, LINES, lambda records: None)
     put_together(tmp_path / "y", parts)
     assert restore(other, tmp_path / "y").memories == 5
+
+
+def test_what_an_older_memory_supersedes_is_restored(plain: Storage, other: Storage) -> None:
+    def section(text: str, ordinal: int | None = None) -> NewMemory:
+        return memory(text, role="document", source="menu.txt", ordinal=ordinal)
+
+    (pie,) = plain.add(ANNA, [section("apple pie", 0)])
+    tart, _ = plain.supersede(ANNA, pie.id, section("pear tart"))
+    (cake,) = plain.add(ANNA, [section("plum cake", 1)])
+    again, _ = plain.supersede(ANNA, cake.id, section("pear tart"))
+    assert again.id == tart.id
+    path = Path(plain._db.place) / "x"
+    export(plain, path)
+    assert restore(other, path).memories == 3
+    assert_same(plain, other, ANNA)

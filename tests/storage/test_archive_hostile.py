@@ -196,10 +196,9 @@ LINKS: dict[str, tuple[str, Callable[[list[Any]], Any], str]] = {
     "superseded by itself": (
         SUPERSEDED,
         first(lambda record: put("superseded_by", record["memory_id"])(record)),
-        "an older one",
+        "in a circle",
     ),
-    "superseded by an older one": (SUPERSEDED, first(swap), "an older one"),
-    "superseded in a circle": (SUPERSEDED, circle, "an older one|other memories"),
+    "superseded in a circle": (SUPERSEDED, circle, "in a circle|other memories"),
     "item of a stranger's memory": (ITEMS, first(stranger), "not in it"),
     "item of another owner": (ITEMS, first(put("owner", ["user", "eve"])), "another owner"),
     "item of another tenant": (ITEMS, first(put("tenant", "theirs")), "unknown field 'tenant'"),
@@ -333,7 +332,7 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "checksums of other length": ({"checksums": ["ab"]}, "checksum"),
     "an unknown field": ({"command": "rm -rf"}, "unknown field 'command'"),
     "dimensions negative": ({"dimensions": -1}, "wrong dimensions"),
-    "other dimensions": ({"dimensions": 7}, "not as large"),
+    "other dimensions": ({"dimensions": 7}, "6 numbers here, 7 in the archive"),
     "date without zone": ({"created_at": "2026-01-01"}, "created_at"),
 }
 

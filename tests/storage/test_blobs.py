@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bank_making import ALICE, SPEC, kv_of, memory
+from bank_making import ALICE, NOON, SPEC, kv_of, memory
 from safetensors import safe_open
 from sqlalchemy import event
 
@@ -205,7 +208,7 @@ def test_files_that_cannot_be_removed_are_reported_and_swept_later(
     one, two = folder_bank.add(ALICE, [memory("a"), memory("b")])
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", fail_at(os.unlink, errno.EACCES, 1))
-        with pytest.raises(StoreError, match=r"are forgotten, but.*sweep"):
+        with pytest.raises(StoreError, match=r"are forgotten, but.*memlong doctor --repair"):
             folder_bank.delete(ALICE, [one.id])
         patch.setattr(os, "unlink", fail_at(os.unlink, errno.EACCES, 1))
         new = folder_bank.replace(ALICE, two.id, memory("c"))  # the write counts, with a log line
@@ -238,6 +241,16 @@ def test_sweeping_takes_old_strays_and_nothing_else(folder_bank: Storage, tmp_pa
     assert len(folder_bank.read_kv(stored.chunk_pks)) == 1
 
 
+@pytest.mark.parametrize("by_s", [-7200, 7200], ids=["old", "from the future"])
+def test_files_of_another_clock_are_swept(folder_bank: Storage, by_s: float) -> None:
+    spec = folder_bank._claimed_spec()
+    (ref,) = folder_bank._blobs.publish(spec, [kv_of("stray", 5)])
+    path = FileBlobs(folder_bank._db.folder).path_of(ref.blob_id)
+    assert folder_bank.sweep().files == 0
+    os.utime(path, (time.time() + by_s,) * 2)
+    assert folder_bank.sweep().files == 1 and not path.exists()
+
+
 def test_opening_sweeps_at_most_once_in_a_grace_period(tmp_path: Path, clock: Any) -> None:
     folder = tmp_path / "bank"
 
@@ -256,3 +269,49 @@ def test_opening_sweeps_at_most_once_in_a_grace_period(tmp_path: Path, clock: An
     assert reopened_with_stray()
     clock.pass_s(-7200)  # a clock that was set back must not stop sweeping for hours
     assert not reopened_with_stray()
+
+
+def test_a_write_fails_whose_files_a_sweep_took_for_strays(
+    folder_bank: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was asleep, or a clock that jumped, between publishing and committing."""
+
+    def clock() -> datetime:  # asked when the files are published
+        make_old(tmp_path / "bank")
+        assert other.sweep().files == 1
+        return NOON
+
+    with Storage.open(tmp_path / "bank") as other:
+        monkeypatch.setattr(folder_bank, "_clock", clock)
+        with pytest.raises(StoreError, match="try again"):
+            folder_bank.add(ALICE, [memory("a")])
+    assert folder_bank.list_memories(ALICE) == folder_bank.verify() == []
+
+
+def test_a_sweep_leaves_a_file_whose_row_came_while_it_looked(
+    folder_bank: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, committed = threading.Event(), threading.Event()
+    sweep, look = threading.Thread(target=folder_bank.sweep), folder_bank._blobs.strays
+
+    def strays(known: Callable[[str], set[str]], grace_s: float) -> list[Path]:
+        found = look(known, grace_s)
+        assert len(found) == 1
+        listed.set()
+        assert committed.wait(10)
+        return found
+
+    def clock() -> datetime:
+        if threading.current_thread() is threading.main_thread() and not listed.is_set():
+            make_old(tmp_path / "bank")
+            sweep.start()
+            assert listed.wait(10)
+        return NOON
+
+    monkeypatch.setattr(folder_bank._blobs, "strays", strays)
+    monkeypatch.setattr(folder_bank, "_clock", clock)
+    folder_bank.add(ALICE, [memory("a")])
+    committed.set()
+    sweep.join()
+    monkeypatch.undo()
+    assert folder_bank.verify() == [] and len(folder_bank.list_memories(ALICE)) == 1

@@ -10,11 +10,19 @@ from typing import Any
 
 import pytest
 from bank_making import ALICE, BOB, EMBEDDER, MODEL, SPEC, memory, vector_of
+from sqlalchemy import delete
 from test_encrypted_bank import KEY, TOKEN_IDS, bytes_of, opened, read_all, secrets_of, traces
 
-from memlong_agent.errors import StoreCorruptError, StoreError, StoreKeyError
-from memlong_agent.storage import Key, NewItem, Storage
+from memlong_agent.errors import (
+    IncompatibleMemoryError,
+    StoreCorruptError,
+    StoreError,
+    StoreKeyError,
+)
+from memlong_agent.identity import Identity
+from memlong_agent.storage import Key, NewItem, Rebuilding, Storage
 from memlong_agent.storage.conversion import change_key, encrypt
+from memlong_agent.storage.models import meta
 
 TEXTS = [f"Xanthippe{n} keeps the Quarzkristall{n}" for n in range(6)]
 NEEDLES = [*secrets_of(*TEXTS), TOKEN_IDS, b"Quarzkristall", b"Geheimquelle", b"Postfachwert"]
@@ -197,4 +205,24 @@ def test_who_has_the_plain_bank_open_must_open_it_anew(plain: Path) -> None:
             early.items.put("t", NewItem(("a",), "k", {"x": "Postfachwert"}))
         with pytest.raises(StoreKeyError):
             early.add(ALICE, [memory("Quarzkristall")])
+    assert traces(plain, NEEDLES) == []
+
+
+def test_an_interrupted_rebuild_is_finished_first(plain: Path) -> None:
+    before = bytes_of(plain)
+    for kind, command in (("encoding", "--model NAME"), ("vectors", "--embedder NAME")):
+        with Rebuilding.open(plain) as bank:
+            bank.begin(kind, Identity({"changed": kind}), SPEC)  # type: ignore[arg-type]
+        with pytest.raises(IncompatibleMemoryError, match=f"same command.*{command}$"):
+            encrypt(plain, KEY)
+        with Rebuilding.open(plain) as bank, bank._db.scope(write=True) as conn:
+            conn.execute(delete(meta).where(meta.c.key == "rebuild"))
+    assert before.keys() == bytes_of(plain).keys()
+
+
+def test_a_rebuild_of_a_bank_that_was_encrypted_meanwhile_writes_nothing_plain(plain: Path) -> None:
+    with Rebuilding.open(plain) as bank:
+        encrypt(plain, KEY)
+        with pytest.raises(StoreKeyError, match="was encrypted since it was opened"):
+            bank.begin("vectors", Identity({"embedder": "other"}))
     assert traces(plain, NEEDLES) == []

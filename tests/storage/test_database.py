@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from bank_making import ALICE, MODEL, SPEC, kv_of, memory
+from bank_making import ALICE, BOB, MODEL, SPEC, kv_of, memory
 from sqlalchemy import event
 
-from memlong_agent.errors import StoreCorruptError, StoreError, StoreLockedError
+from memlong_agent.errors import ConfigError, StoreCorruptError, StoreError, StoreLockedError
 from memlong_agent.storage import Storage, faults, sqlite
 from memlong_agent.storage.sqlite import SqliteDatabase, has_wal_reset_bug
 
@@ -264,3 +264,11 @@ def test_the_sqlite_bug_is_logged_once(
 )
 def test_which_sqlite_has_the_bug(version: tuple[int, ...], has_it: bool) -> None:
     assert has_wal_reset_bug(version) is has_it
+
+
+def test_remembered_text_is_in_no_traceback(folder_bank: Storage) -> None:
+    folder_bank.add(ALICE, [memory("a", id="0" * 32)])
+    with pytest.raises(ConfigError, match="collides") as raised:
+        folder_bank.add(BOB, [memory("my secret canary", id="0" * 32)])
+    shown = "".join(map(str, (raised.value, raised.value.__cause__)))
+    assert "INSERT" in shown and "canary" not in shown

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import torch
 from bank_making import ALICE, BOB, EMBEDDER, MODEL, SPEC, Clock, chunk, kv_of, memory, vector_of
+from postgres_server import PostgresServer
 from sqlalchemy import text as sql
 
 from memlong_agent.errors import ConfigError, StoreCorruptError, StoreKeyError
-from memlong_agent.storage import Binding, Key, NewItem, RecallMark, Storage
+from memlong_agent.storage import Binding, Key, NewItem, RecallMark, Storage, reads
 from memlong_agent.storage.conversion import encrypt
 
 KEY = Key(bytes(range(32)))
@@ -368,13 +369,54 @@ def test_in_postgresql_too(tmp_path: Path, clock: Clock, postgres: Any) -> None:
         Storage.open(tmp_path / "sealed", database=url)
 
 
-def test_a_bank_in_postgresql_is_encrypted(tmp_path: Path, clock: Clock, postgres: Any) -> None:
+def test_a_bank_in_postgresql_is_encrypted(
+    tmp_path: Path, clock: Clock, postgres: PostgresServer
+) -> None:
     url = postgres.url()
     with opened(tmp_path / "bank", None, database=url, clock=clock) as plain:
-        plain.add(ALICE, [memory("the velora stone", source="a.txt")])
-        before = plain.list_memories(ALICE), plain.search(ALICE, "velora")
+        plain.add(ALICE, [memory("the Wolkenkuckuck stone", source="Nebelheim.txt")])
+        before = plain.list_memories(ALICE), plain.search(ALICE, "Wolkenkuckuck")
+
+    def shown() -> set[bytes]:
+        postgres.checkpoint()
+        kept = [*postgres.data.rglob("*"), *(tmp_path / "bank").rglob("*")]
+        files = [path for path in kept if path.is_file() and "pg_wal" not in path.parts]
+        found = b"".join(path.read_bytes() for path in files)
+        return {word for word in (b"olkenkuckuck", b"ebelheim") if word in found}
+
+    assert len(shown()) == 2
     assert encrypt(tmp_path / "bank", KEY, database=url)
+    assert shown() == set()
     with opened(tmp_path / "bank", database=url, clock=clock) as sealed:
-        assert (sealed.list_memories(ALICE), sealed.search(ALICE, "velora")) == before
+        assert (sealed.list_memories(ALICE), sealed.search(ALICE, "Wolkenkuckuck")) == before
         read_all(sealed)
         assert sealed.verify() == []
+
+
+def test_one_damaged_text_is_named_and_can_be_forgotten(tmp_path: Path) -> None:
+    with opened(tmp_path / "bank") as bank:
+        bad, good = bank.add(ALICE, [memory("the house is blue"), memory("the boat is red")])
+        bank.items.put("t", NewItem(("a",), "k", {"x": 1}))
+    with closing(sqlite3.connect(tmp_path / "bank" / "bank.sqlite")) as raw, raw:
+        change = "UPDATE chunks SET text = 'sealed:' || substr(text, 12) WHERE memory_pk = ?"
+        raw.execute(change, (bad.pk,))
+        raw.execute("UPDATE items SET value = replace(value, 'sealed:', 'sealed:AAAA')")
+        seal = "UPDATE blobs SET checksum = 'sealed:AAAA' WHERE chunk_pk = ?"
+        raw.execute(seal, (bad.chunk_pks[0],))
+    with opened(tmp_path / "bank") as bank:
+        assert [hit.chunk.text for hit in bank.search(ALICE, "boat")] == ["the boat is red"]
+        said = "\n".join(bank.verify())
+        for name in ("chunks.text", "blobs.checksum"):
+            assert f"{name} of {bad.id}/0 cannot be opened" in said
+        assert "items.value" in said and good.id not in said
+        with bank._db.scope() as conn:
+            ref = reads.blob_refs(conn, good.chunk_pks)[good.chunk_pks[0]]
+        bank._blobs.remove([ref.blob_id])
+        (done,) = bank.repair(
+            lambda chunks: [kv_of(each.text, each.tokens) for each in chunks],
+            lambda chunks: [vector_of(each.text) for each in chunks],
+        )
+        assert done == "the keys and values of 1 chunks were made anew"
+        bank.delete(ALICE, [bad.id])
+        bank.items.delete("t", ("a",), "k")
+        assert bank.verify() == []

@@ -308,3 +308,24 @@ def test_what_is_written_while_texts_are_searched_is_found_too(
         monkeypatch.setattr(matching, "memories_with", searched)
         assert one.forget(ALICE, "rex").memories == 2
         assert texts(two) == ["stays"]
+
+
+def test_a_border_is_looked_across_in_every_version_of_a_document(bank: Storage) -> None:
+    def sections(*texts: str) -> list[NewMemory]:
+        fields: dict[str, Any] = {"role": "document", "source": "letter.txt"}
+        return [memory(text, ordinal=at, **fields) for at, text in enumerate(texts)]
+
+    put(bank, *sections("It begins with a sec", "ret, and it ends."))
+    put(bank, *sections("It begins other", "wise, and it ends."))
+    assert bank.forget(ALICE, "a secret").memories == 2
+    assert bank.forget(ALICE, "otherwise").memories == 2 and texts(bank) == []
+
+
+def test_what_stayed_hidden_is_recalled_again_when_it_is_told_again(bank: Storage) -> None:
+    fields: dict[str, Any] = {"role": "document", "source": "menu.txt"}
+    (old,) = put(bank, memory("apple pie", **fields))
+    bank.supersede(ALICE, old, memory("pear tart", **fields))
+    bank.forget(ALICE, "pear")
+    assert found(bank, "apple") == []
+    assert put(bank, memory("apple pie", **fields)) == [old]
+    assert found(bank, "apple") == ["apple pie"]

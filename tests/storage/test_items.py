@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from bank_making import ALICE, BOB, NOON, Clock, memory
 
+from memlong_agent.embedding import resolve_embedder
 from memlong_agent.errors import ConfigError, MemoryNotFoundError
+from memlong_agent.memory import ItemBank
 from memlong_agent.storage import Binding, NewItem, Storage
 
 T = "default"
@@ -78,17 +80,29 @@ def test_an_item_ends_and_a_refresh_begins_its_time_anew(bank: Storage, clock: C
     assert bank.items.get(T, ("memories", "alice"), "k") is None
     assert keys(bank) == [] and bank.items.namespaces(T) == []
     assert len(bank.recallable_pks(ALICE)) == 0
-    (over,) = bank.items.expired(T, 9)
-    assert over.bound == binding
+    assert bank.items.binding(T, ("memories", "alice"), "k") == (True, binding)
     bank.items.put(T, NewItem(("memories", "alice"), "k", {"text": "new"}))
     item = bank.items.get(T, ("memories", "alice"), "k")
     assert item is not None and item.created_at == clock.now, "what had ended was born again"
 
 
+def test_what_is_over_is_deleted_and_says_what_it_was_bound_to(bank: Storage, clock: Clock) -> None:
+    binding = bound_item(bank, ttl_s=60.0)
+    bank.items.put(T, NewItem(PREFS, "free", {}, ttl_s=30.0))
+    bank.items.put(T, NewItem(PREFS, "stays", {}, ttl_s=90.0))
+    assert bank.items.end(T, 9) == []
+    clock.pass_s(60)
+    assert bank.items.end(T, 1) == [None] and bank.items.end(T, 9) == [binding]
+    assert bank.items.end(T, 9) == [] and keys(bank) == ["stays"]
+    assert bank.items.binding(T, PREFS, "free") == (False, None)
+
+
 def test_a_deleted_item_is_gone_and_says_what_it_was_bound_to(bank: Storage) -> None:
     binding = bound_item(bank)
     assert bank.items.delete(T, ("memories", "alice"), "k") == binding
-    assert bank.items.delete(T, ("memories", "alice"), "k") is None
+    assert bank.unpurged()
+    bank.purge()
+    assert bank.items.delete(T, ("memories", "alice"), "k") is None and not bank.unpurged()
     assert bank.get(ALICE, binding.memory_id).text == "tea", "the memory is the caller's to delete"
 
 
@@ -161,3 +175,12 @@ def test_threads_put_one_key_and_the_last_wins_whole(bank: Storage) -> None:
         thread.join()
     (item,) = bank.items.list(T, limit=9)
     assert item.value["n"][0] == item.value["n"][1]
+
+
+def test_a_search_looks_at_all_items(bank: Storage) -> None:
+    for at in range(12):
+        bank.items.put(T, NewItem(PREFS, f"k{at}", {"even": at % 2 == 0}))
+    items = ItemBank(bank, resolve_embedder("lexical", None))
+    asked: Any = {"query": None, "accept": lambda value: value["even"]}
+    some = items.search(T, PREFS, limit=4, offset=4, **asked)
+    assert [item.key for item, _ in some] == ["k2", "k0"]

@@ -16,20 +16,22 @@ from typing import Any
 
 import psycopg
 import pytest
-from bank_making import ALICE, BOB, MODEL, NOON, SPEC, memory
-from postgres_server import PostgresServer, new_server
-from sqlalchemy import Column, Connection, TypeDecorator, event, inspect
+from bank_making import ALICE, BOB, MODEL, NOON, SPEC, memory, vector_of
+from postgres_server import PostgresServer
+from sqlalchemy import Column, Connection, TypeDecorator, create_engine, event, inspect
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from memlong_agent.errors import (
     ConfigError,
+    IncompatibleMemoryError,
     MemLongError,
     StoreCorruptError,
     StoreError,
     StoreLockedError,
     StoreVersionError,
 )
-from memlong_agent.storage import Storage, faults, models, upgrade
+from memlong_agent.identity import Identity
+from memlong_agent.storage import NewItem, Storage, faults, models, upgrade
 from memlong_agent.storage.migrations import MIGRATIONS, Migration, applied, prepare
 from memlong_agent.storage.postgres import checked_url
 
@@ -212,27 +214,6 @@ def test_a_commit_whose_answer_is_lost_keeps_its_files(
     assert len(server_bank.read_kv(stored.chunk_pks)) == 1
 
 
-def test_a_server_that_is_away_is_named_and_met_again(tmp_path: Path) -> None:
-    server = new_server()
-    server.start()  # it syncs, as a server does
-    try:
-        bank = Storage.open(tmp_path / "bank", database=server.url(), timeout_s=2)
-        bank.claim(MODEL, SPEC)
-        (stored,) = bank.add(ALICE, [memory("a")])
-        server.stop("immediate")  # as a crash: the log is replayed at the next start
-        for _ in range(2):
-            with pytest.raises(StoreError, match=r"with postgresql://.*Start the PostgreSQL"):
-                bank.add(ALICE, [memory("b")])
-        server.start()
-        assert bank.list_memories(ALICE) == [stored]
-        assert bank.add(ALICE, [memory("b")])[0].pk > stored.pk
-        assert bank.verify() == []
-        bank.close()
-    finally:
-        server.stop()
-        shutil.rmtree(server.folder)
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -344,8 +325,7 @@ def test_a_purge_leaves_no_byte_of_what_was_forgotten_in_the_tables(
     words = [b"velorasecret", b"sourcesecret", b"sessionsecret", b"metasecret", b"messagesecret"]
 
     def left() -> set[bytes]:
-        with server_bank._db.engine.connect() as conn:
-            conn.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("CHECKPOINT")
+        postgres.checkpoint()
         tables = [path for path in (postgres.data / "base").rglob("*") if path.stem.isdigit()]
         found = b"".join(path.read_bytes() for path in tables if path.is_file())
         assert b"harmless" in found
@@ -357,6 +337,26 @@ def test_a_purge_leaves_no_byte_of_what_was_forgotten_in_the_tables(
     server_bank.purge()
     assert left() == set()
     assert len(server_bank.search(ALICE, "harmless")) == 1
+
+
+def test_the_server_keeps_no_samples_of_what_is_remembered(
+    server_bank: Storage, postgres: PostgresServer
+) -> None:
+    """They would be in a table that a purge cannot rewrite."""
+    for place in ("one", "two", "one more"):
+        told: Any = {"messages": [{"content": place}], "metadata": {"k": place}}
+        server_bank.add(ALICE, [memory(place, session=place, message_id=place, **told)])
+        server_bank.add(BOB, [memory(place, role="document", source=place, ordinal=0)])
+        server_bank.items.put(
+            "t", NewItem(("a",), place, {"k": place}, vectors=vector_of("a")[None])
+        )
+    postgres.checkpoint()
+    with server_bank._db.scope() as conn:
+        kept = conn.exec_driver_sql(
+            "SELECT tablename || '.' || attname FROM pg_stats WHERE schemaname = current_schema() "
+            "AND coalesce(most_common_vals, histogram_bounds)::text ~ '[a-z]'"
+        )
+        assert set(kept.scalars()) == {"events.op", "memories.recallable", "migrations.name"}
 
 
 def test_a_purge_waits_for_those_who_still_read_the_old_rows(
@@ -416,11 +416,13 @@ def test_an_older_bank_is_refused_and_upgraded_on_demand_or_not_at_all(
         with pytest.raises(StoreVersionError, match=r"needs m900.*pg_dump.*--database URL"):
             prepare(bank._db, NOON, upgrade=False, known=later)
         broken = (*later, Migration(901, "m901_break", m901_break))
+        with pytest.raises(ConfigError, match=r"no backup.*pg_dump.*--database URL --backed-up"):
+            upgrade(tmp_path / "bank", database=url, known=later)
         with pytest.raises(StoreError, match="report it"):
-            upgrade(tmp_path / "bank", database=url, known=broken)
+            upgrade(tmp_path / "bank", database=url, known=broken, backed_up=True)
         with bank._db.scope() as conn:
             assert applied(conn)[-1] == newest
-        done = upgrade(tmp_path / "bank", database=url, known=later)
+        done = upgrade(tmp_path / "bank", database=url, known=later, backed_up=True)
         assert (done.before, done.steps, done.backup) == (newest, ("m900_add_mood",), None)
         assert upgrade(tmp_path / "bank", database=url, known=later).steps == ()
         assert [each.text for each in bank.list_memories(ALICE)] == ["before"]
@@ -441,3 +443,27 @@ def test_long_names_are_refused_in_one_sentence(server_bank: Storage) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about servers that root starts")
 def test_the_server_of_the_tests_does_not_run_as_root(postgres: PostgresServer) -> None:
     assert (postgres.data / "postmaster.pid").stat().st_uid != 0
+
+
+def test_commands_in_errors_name_folder_and_database_apart(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url, folder = postgres.url(), tmp_path / "a bank"
+    with Storage.open(folder, database=url) as bank:
+        bank.claim(MODEL, SPEC)
+        with pytest.raises(IncompatibleMemoryError) as refused:
+            bank.claim(Identity({**MODEL.parts, "embeddings": "cccc"}), SPEC)
+        command = f"memlong rebuild --bank '{folder}' --database URL --model NAME"
+        assert str(refused.value).endswith(command)
+
+
+def test_tables_of_another_program_with_our_names_are_no_bug(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.url()
+    engine = create_engine(url)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("CREATE TABLE migrations (id int, migration text, batch int)")
+    engine.dispose()
+    with pytest.raises(StoreError, match="is not a memory bank"):
+        Storage.open(tmp_path / "bank", database=url)

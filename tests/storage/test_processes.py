@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ import torch
 from bank_making import ALICE, MODEL, SPEC, kv_of
 from postgres_server import PostgresServer
 
-from memlong_agent.storage import Storage
+from memlong_agent.storage import Storage, StoredMemory
 
 HERE = Path(__file__).parent
+FULL = os.environ.get("MEMLONG_TESTS") == "full"
 Run = Callable[[list[dict[str, Any]]], list[int]]
 
 # (stage, whether files without rows must be there after a kill at that stage). None: either.
@@ -119,22 +121,33 @@ def check_bank(
 
     Opening sweeps what the dead child left.
     """
-    files = {path for path in (folder / "kv").rglob("*") if path.is_file()}
+    files = kv_files(folder)
     with Storage.open(folder, database=database, grace_s=0) as bank:
         assert bank.verify() == []
-        left = {path for path in (folder / "kv").rglob("*") if path.is_file()}
+        left = kv_files(folder)
         there = {each.id: each for each in bank.list_memories(ALICE)}
         assert len(left) == sum(each.chunks for each in there.values())
-        assert set(held) - unsure <= set(there)
         # A commit whose report was cut off: one memory more at most, or one of the unsure.
         assert len(set(there) - set(held)) <= 1
-        for memory_id in set(held) - unsure:
-            pks = there[memory_id].chunk_pks
-            texts = [each.text for each in bank.chunks(ALICE, pks)]
-            assert texts == held[memory_id]
-            for text, kv in zip(texts, bank.read_kv(pks), strict=True):
-                assert torch.equal(kv.keys, kv_of(text, 5).keys)
+        check_held(bank, there, held, unsure)
     return len(files - left)
+
+
+def kv_files(folder: Path) -> set[Path]:
+    return {path for path in (folder / "kv").rglob("*") if path.is_file()}
+
+
+def check_held(
+    bank: Storage, there: dict[str, StoredMemory], held: dict[str, list[str]], unsure: set[str]
+) -> None:
+    """What a victim reported is in the bank, each text with its own K/V."""
+    assert set(held) - unsure <= set(there)
+    for memory_id in set(held) - unsure:
+        pks = there[memory_id].chunk_pks
+        texts = [each.text for each in bank.chunks(ALICE, pks)]
+        assert texts == held[memory_id]
+        for text, kv in zip(texts, bank.read_kv(pks), strict=True):
+            assert torch.equal(kv.keys, kv_of(text, 5).keys)
 
 
 @pytest.mark.parametrize(("stage", "leaves_files"), STAGES)
@@ -176,43 +189,47 @@ def test_three_writers_are_killed_at_once(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_four_processes_are_killed_inside_writes_again_and_again(run: Run, tmp_path: Path) -> None:
+def test_four_processes_are_killed_inside_writes_again_and_again(
+    run: Run, tmp_path: Path, database: str | None
+) -> None:
     """Four writers on one bank end themselves at random places of a write while a fifth process
-    reads all there is. 24 kills; MEMLONG_TESTS=full makes it 208."""
+    reads all there is. 24 kills, 12 on PostgreSQL; MEMLONG_TESTS=full makes it 208 on each."""
     folder, chance = tmp_path / "bank", random.Random(0)
-    with Storage.open(folder) as bank:
-        bank.claim(MODEL, SPEC)
+    bank = {"folder": str(folder), "database": database}
+    with Storage.open(folder, database=database) as made:
+        made.claim(MODEL, SPEC)
     logs: list[Path] = []
-    for number in range(52 if os.environ.get("MEMLONG_TESTS") == "full" else 6):
+    ends: Counter[int] = Counter()
+    strays = 0
+    for number in range(52 if FULL else 3 if database else 6):
         orders = []
         for each in range(4):
             logs.append(tmp_path / f"{number}-{each}.log")
             logs[-1].touch()
-            victim = {"life": "life_of_a_victim", "folder": str(folder), "log": str(logs[-1])}
+            victim = {"life": "life_of_a_victim", **bank, "log": str(logs[-1])}
             where = {"stage": chance.choice(STAGES)[0], "count": chance.randint(1, 9)}
             orders.append({**victim, **where, "seed": len(logs), "purge": each == 0})
-        assert run([*orders, {"life": "watch", "folder": str(folder), "passes": 5}]) == [-9] * 4 + [
-            0
-        ]
-        check_shared(folder, logs)
+        *killed, watched = run([*orders, {"life": "watch", **bank, "passes": 5}])
+        assert (killed, watched) == ([-9] * 4, 0)
+        ends.update(killed)
+        strays += check_shared(folder, logs, database)
+    sys.stdout.write(f"{ends[-9]} kills, {strays} files without rows, all swept\n")
+    assert strays > 0
 
 
-def check_shared(folder: Path, logs: list[Path]) -> None:
-    """All that each victim reported is there with its K/V; no row without file, no stray."""
-    with Storage.open(folder, grace_s=0) as bank:
+def check_shared(folder: Path, logs: list[Path], database: str | None) -> int:
+    """All that each victim reported is there with its K/V, no row without file, no stray; returns
+    how many files had no row before they were swept."""
+    found = kv_files(folder)
+    with Storage.open(folder, database=database, grace_s=0) as bank:
         bank.sweep()
         assert bank.verify() == []
-        files = [path for path in (folder / "kv").rglob("*") if path.is_file()]
+        files = kv_files(folder)
         there = {each.id: each for each in bank.list_memories(ALICE)}
         assert len(files) == sum(each.chunks for each in there.values())
         for held, unsure in map(replay, logs):
-            assert set(held) - unsure <= set(there)
-            for memory_id in set(held) - unsure:
-                pks = there[memory_id].chunk_pks
-                texts = [each.text for each in bank.chunks(ALICE, pks)]
-                assert texts == held[memory_id]
-                for text, kv in zip(texts, bank.read_kv(pks), strict=True):
-                    assert torch.equal(kv.keys, kv_of(text, 5).keys)
+            check_held(bank, there, held, unsure)
+    return len(found - files)
 
 
 @pytest.mark.parametrize("stage", ["published", "before-commit", "before-unlink"])

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from sqlalchemy import Connection
 from memlong_agent.errors import StoreCorruptError, StoreError, StoreLockedError, StoreVersionError
 from memlong_agent.storage import Storage
 from memlong_agent.storage.migrations import MIGRATIONS, Migration
-from memlong_agent.storage.upgrade import drop_backups, upgrade
+from memlong_agent.storage.upgrade import upgrade
 
 HERE = Path(__file__).parent
 OLD = HERE.parent / "assets" / "banks" / "0.1.0" / "bank"
@@ -47,6 +48,9 @@ def rows(database: Path) -> list[tuple[str, ...]]:
 def steps(database: Path) -> list[str]:
     with closing(sqlite3.connect(database)) as conn:
         return [name for (name,) in conn.execute("SELECT name FROM migrations ORDER BY number")]
+
+
+WRITTEN = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -151,12 +155,32 @@ def test_it_waits_for_writers_and_gives_up(old: Path) -> None:
     assert steps(old / "bank.sqlite") == ["m001_create"]
 
 
-def test_backups_are_dropped_when_something_is_forgotten(old: Path) -> None:
+def test_forgetting_deletes_the_backup_and_says_so(
+    old: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     backup = upgrade(old).backup
-    assert drop_backups(old) == [backup]
-    assert drop_backups(old) == [] and not list(old.glob("*.bak*"))
+    assert backup is not None
+    mine = old / "bank.sqlite.before-the-move.bak"
+    mine.write_bytes(b"a copy of the user's own")
+    mine.chmod(0o600)
+    with Storage.open(old, clock=lambda: WRITTEN) as bank:  # before anything in it expires
+        owner = next(iter(bank.stats()))
+        assert backup.exists() and caplog.messages == []
+        bank.delete(owner, [bank.list_memories(owner)[0].id])
+        (said,) = caplog.messages
+        assert "backup that an upgrade made was deleted" in said and str(backup) in said
+        assert list(old.glob("*.bak*")) == [mine] and bank.verify() == []
+
+
+def test_what_expires_deletes_the_backup_when_the_bank_is_opened(
+    old: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgrade(old)
+    with closing(sqlite3.connect(old / "bank.sqlite")) as conn, conn:
+        conn.execute("UPDATE memories SET expires_at = 1 WHERE pk = 1")
     with Storage.open(old) as bank:
         assert bank.verify() == []
+    assert not list(old.glob("*.bak*")) and "what is forgotten now" in caplog.text
 
 
 def test_a_kill_leaves_the_old_schema_or_the_new_one(tmp_path: Path) -> None:
@@ -186,7 +210,7 @@ def test_a_kill_leaves_the_old_schema_or_the_new_one(tmp_path: Path) -> None:
             seen.setdefault(found[-1], set()).add(reached[-1])
             if found == ["m001_create"]:
                 upgrade(bank)
-            with Storage.open(bank) as opened:
+            with Storage.open(bank, clock=lambda: WRITTEN) as opened:
                 assert opened.verify() == []
             assert rows(bank / "bank.sqlite") == expected
             assert rows(bank / "bank.sqlite.m001_create.bak") == expected

@@ -21,7 +21,7 @@ from memlong_agent.identity import Identity
 from memlong_agent.storage import faults, reads
 from memlong_agent.storage.archive.export import Export
 from memlong_agent.storage.archive.manifest import Manifest, compare, spec_values
-from memlong_agent.storage.archive.restore import Bank, Counted, Encode, Restore
+from memlong_agent.storage.archive.restore import Bank, Counted, Embed, Encode, Restore
 from memlong_agent.storage.archive.scratch import Scratch
 from memlong_agent.storage.archive.verify import Tokenize, Verifier, manifest_of
 from memlong_agent.storage.archive.zipped import read_bytes, read_entries
@@ -31,7 +31,7 @@ from memlong_agent.storage.database import Database
 from memlong_agent.storage.kvfile import spec_from_json
 from memlong_agent.storage.lexical import Lexical
 
-__all__ = ["Archives", "Counted", "Encode", "Manifest", "Progress", "Tokenize"]
+__all__ = ["Archives", "Counted", "Embed", "Encode", "Manifest", "Progress", "Tokenize"]
 
 Progress = Callable[[float], None]
 """Called with the share that is done, 0 to 1."""
@@ -87,6 +87,7 @@ class Archives:
         dimensions: int,
         tokenize: Tokenize | None = None,
         encode: Encode | None = None,
+        embed: Embed | None = None,
         max_memories: int | None = None,
         max_text_bytes: int | None = None,
         progress: Progress = _ignored,
@@ -97,6 +98,7 @@ class Archives:
             dimensions: Of the bank's vectors; 0 without.
             tokenize: The model's; token ids must be those of the text. Unused with `encode`.
             encode: Makes K/V and vectors of each memory anew, for an archive of another model.
+            embed: Makes vectors of each item anew; needed with `encode`.
             max_memories: Most memories of one owner afterwards.
             max_text_bytes: Most bytes of the text of one memory.
 
@@ -116,6 +118,7 @@ class Archives:
             counted = Restore(self._bank(mine, max_memories), scratch).run(
                 lambda at, size: read_bytes(fd, at, size),
                 encode,
+                embed,
                 lambda done: progress(_VERIFIED + done * span),
             )
             progress(1.0)

@@ -1,6 +1,6 @@
 """Items on their way: all of an owner, and one as it was.
 
-The caller owns the transaction. What an item's row is like is known in storage/items.py.
+The caller owns the transaction. What an item's row is like is known in storage/items/rows.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert
 
 from memlong_agent.errors import ConfigError
 from memlong_agent.storage import seal
-from memlong_agent.storage.items import (
+from memlong_agent.storage.items.rows import (
     NewItem,
     StoredItem,
     alive,

@@ -19,7 +19,14 @@ from memlong_agent.records import said
 from memlong_agent.storage.archive import fields
 from memlong_agent.storage.archive.scratch import ChunkRow
 from memlong_agent.storage.archive.tensors import published
-from memlong_agent.storage.base import NewChunk, NewMemory, Owner, StoredChunk, StoredMemory
+from memlong_agent.storage.base import (
+    NewChunk,
+    NewMemory,
+    OldChunk,
+    Owner,
+    StoredChunk,
+    StoredMemory,
+)
 from memlong_agent.storage.items import StoredItem
 
 MAX_LINE = 32 << 20  # bytes; 1 MiB of text takes 9 MiB at the most
@@ -45,6 +52,10 @@ class Line:
     def chunks(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.values["chunks"]
         return found
+
+    @property
+    def old_chunks(self) -> list[OldChunk]:
+        return [OldChunk(each["ordinal"], each["header"], each["text"]) for each in self.chunks]
 
     @property
     def bodies(self) -> list[str]:

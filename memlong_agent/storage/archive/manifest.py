@@ -113,6 +113,9 @@ def compare(mine: Manifest, theirs: Manifest, *, encode: bool) -> None:
     ]
     if mine.kv != theirs.kv:
         found.append(f"K/V: {json.dumps(mine.kv)} here, {json.dumps(theirs.kv)} in the archive")
+    if mine.dimensions != theirs.dimensions:
+        numbers = f"{mine.dimensions} numbers here, {theirs.dimensions} in the archive"
+        found.append(f"vectors: {numbers}")
     if found:
         raise IncompatibleMemoryError(
             f"The archive comes from a bank of another model or embedder: {'; '.join(found)}. "

@@ -1,29 +1,33 @@
 """Into a bank: a checked archive, all of it or nothing.
 
 In: a scratch full of checked rows, the archive's K/V. Out: memories under their old ids, with
-times, counters, recall log and items. K/V files are published first, then one transaction writes
-all rows; a failure withdraws the files, and those of a process that died are strays for the sweep.
+times, counters, recall log and items. K/V files are published first, while everybody may write;
+then one transaction writes all rows: readers go on meanwhile, other writers wait for it. A failure
+withdraws the files, and those of a process that died are strays for the sweep. Memory is bounded by
+one memory and a batch of chunks, however many there are.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from memlong_agent.errors import ArchiveError, ConfigError, StoreLockedError
 from memlong_agent.kv import KVChunk, KVSpec
-from memlong_agent.storage import reads, rows, upkeep, writes
+from memlong_agent.storage import limits, reads, rows, upkeep, writes
 from memlong_agent.storage.archive import fields, lines, tensors
 from memlong_agent.storage.archive.itemrows import put_back
 from memlong_agent.storage.archive.scratch import ChunkRow, Row, Scratch
-from memlong_agent.storage.base import NewChunk, NewMemory, Owner
+from memlong_agent.storage.base import Matrix, NewChunk, NewMemory, OldChunk, Owner
 from memlong_agent.storage.blobs import BlobStore
+from memlong_agent.storage.chunkrows import Prepared, insert_chunks
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.items import StoredItem
 from memlong_agent.storage.kvfile import BlobRef
@@ -33,11 +37,18 @@ from memlong_agent.storage.models import memories, recalls
 
 Read = Callable[[int, int], bytearray]
 """Offset and size in, bytes of the archive out."""
-Encode = Callable[[NewMemory], Sequence[NewChunk]]
-"""A memory's text in, its chunks with K/V and vectors out."""
+Encode = Callable[[NewMemory, Sequence[OldChunk]], Sequence[NewChunk]]
+"""A memory and how it was cut in, its chunks with K/V and vectors out."""
+Embed = Callable[[Mapping[str, Any]], Matrix | None]
+"""An item's value in, vectors (n, E) of its texts out."""
 _BATCH_BYTES = 64 << 20
 _BATCH_FILES = 64
+_BATCH_ROWS = 256  # chunks that go into the tables at once: 1.5 MB with vectors of 1024 dimensions
 _TOUCH_S = 600.0  # well below the grace period of the sweep
+
+
+# Built once: it is asked for every memory.
+_BY_ID = select(memories.c.pk, memories.c.owner_id).where(memories.c.id == bindparam("memory_id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +85,18 @@ class Restore:
 
     def __init__(self, bank: Bank, scratch: Scratch) -> None:
         self._bank, self._scratch = bank, scratch
-        self._blob_ids: list[str] = []
+        self._unnoted: list[str] = []  # published, and not in the scratch yet
         self._touched = time.monotonic()
 
-    def run(self, read: Read, encode: Encode | None, progress: Callable[[float], None]) -> Counted:
-        """Publish files, then write all rows. With `encode` K/V and vectors are made anew.
+    def run(
+        self,
+        read: Read,
+        encode: Encode | None,
+        embed: Embed | None,
+        progress: Callable[[float], None],
+    ) -> Counted:
+        """Publish files, then write all rows. With `encode` K/V and vectors of memories are made
+        anew, with `embed` those of items.
 
         Raises:
             ArchiveError: a memory collides with one in the bank, or an owner's limit is reached.
@@ -86,8 +104,11 @@ class Restore:
         """
         try:
             self._publish(read, encode, progress)
+            if embed is not None:
+                self._scratch.change_vectors(partial(_embedded, embed))
             with self._bank.db.scope(write=True) as conn:
                 self._bank.guard(conn)
+                self._touch()  # see Storage._writing
                 counted = self._write(conn)
             if counted.present:
                 self._withdraw()  # of memories that somebody else restored meanwhile
@@ -100,7 +121,18 @@ class Restore:
             raise
 
     def _withdraw(self) -> None:
-        upkeep.withdraw(self._bank.db, self._bank.blobs, self._blob_ids)
+        for some in self._published_ids():
+            upkeep.withdraw(self._bank.db, self._bank.blobs, some)
+
+    def _touch(self) -> None:
+        for some in self._published_ids():
+            self._bank.blobs.touch(some)
+        self._touched = time.monotonic()
+
+    def _published_ids(self) -> Iterator[list[str]]:
+        """All that were published, some at once."""
+        yield self._unnoted
+        yield from self._scratch.blob_ids()
 
     def _publish(
         self, read: Read, encode: Encode | None, progress: Callable[[float], None]
@@ -112,12 +144,12 @@ class Restore:
                 if encode is None:
                     self._publish_read(row, read)
                 else:
-                    self._publish_encoded(row, line, encode(line.memory()))
+                    self._publish_encoded(row, line, encode(line.memory(), line.old_chunks))
             progress(done / total)
 
     def _is_there(self, row: Row) -> bool:
         with self._bank.db.scope() as conn:
-            return conn.scalar(select(memories.c.pk).where(memories.c.id == row.id)) is not None
+            return conn.execute(_BY_ID, {"memory_id": row.id}).first() is not None
 
     def _publish_read(self, row: Row, read: Read) -> None:
         spec, own = self._bank.spec, self._scratch.chunks(row.place)
@@ -130,7 +162,7 @@ class Restore:
                     raise fields.refused("the archive", "was changed while it was read")
                 kv.append(tensors.kv_from(spec, each.tokens, data))
             done += self._published(some, kv)
-        self._scratch.replace(row.place, row.line, done)
+        self._note(row.place, row.line, done)
 
     def _publish_encoded(self, row: Row, line: lines.Line, made: Sequence[NewChunk]) -> None:
         text, own = lines.recut(line, made)
@@ -143,34 +175,39 @@ class Restore:
             )
             for ordinal, each in enumerate(own)
         ]
-        done = self._published(cut, [each.kv for each in own])
-        self._scratch.replace(row.place, text, done)
+        self._note(row.place, text, self._published(cut, [each.kv for each in own]))
+
+    def _note(self, place: int, line: str, chunks: list[ChunkRow]) -> None:
+        self._scratch.replace(place, line, chunks)
+        self._unnoted.clear()
 
     def _published(self, parts: Sequence[ChunkRow], kv: Sequence[KVChunk]) -> list[ChunkRow]:
         if time.monotonic() - self._touched > _TOUCH_S:
-            self._bank.blobs.touch(self._blob_ids)
-            self._touched = time.monotonic()
+            self._touch()
         refs = self._bank.blobs.publish(self._bank.spec, kv)
-        self._blob_ids += [ref.blob_id for ref in refs]
+        self._unnoted += [ref.blob_id for ref in refs]
         return [replace(row, ref=ref) for row, ref in zip(parts, refs, strict=True)]
 
     def _write(self, conn: Connection) -> Counted:
         owners: dict[Owner, int] = {}
+        had: dict[int, int] = {}
         present = written = 0
         for row in self._scratch.rows(by_rank=True):
             owner = self._owner(row.kind, row.name)
             if owner not in owners:
                 owners[owner] = writes.owner_pk(conn, owner)
+                had[owners[owner]] = limits.count(conn, owners[owner])
             pk, there = self._put_memory(conn, owners[owner], row)
             self._scratch.set_pk(row.place, pk, present=there)
             present, written = present + there, written + (not there)
-        for row in self._scratch.rows():
-            if not row.present:
-                self._put_chunks(conn, owners[self._owner(row.kind, row.name)], row)
+        for owner_pk, whole in self._with_chunks(owners):
+            insert_chunks(conn, self._bank.lexical, owner_pk, whole)
         self._put_superseded(conn)
         self._put_recalls(conn, owners)
         items = self._put_items(conn)
-        self._check_limit(conn, owners)
+        if self._bank.max_memories is not None:
+            for owner_pk, before in had.items():
+                limits.check(conn, owner_pk, self._bank.max_memories, before)
         return Counted(written, present, items, tuple(owners))
 
     def _owner(self, kind: Any, name: str) -> Owner:
@@ -179,8 +216,7 @@ class Restore:
     def _put_memory(self, conn: Connection, owner: int, row: Row) -> tuple[int, bool]:
         """Key of the memory, and whether it was there."""
         line = lines.read_memory(row.line, row.id)
-        query = select(memories.c.pk, memories.c.owner_id).where(memories.c.id == row.id)
-        found = conn.execute(query).first()
+        found = conn.execute(_BY_ID, {"memory_id": row.id}).first()
         if found is not None:
             if found.owner_id != owner:
                 raise _collides(row.id, "belongs to another owner in this bank")
@@ -192,7 +228,26 @@ class Restore:
             raise _collides(row.id, "is in this bank already, under another id")
         return writes.insert_memory(conn, owner, item, self._bank.now), False
 
-    def _put_chunks(self, conn: Connection, owner: int, row: Row) -> None:
+    def _with_chunks(
+        self, owners: Mapping[Owner, int]
+    ) -> Iterator[tuple[int, list[tuple[int, Prepared]]]]:
+        """The new memories by key with their chunks, about 256 of one owner at once."""
+        batch: list[tuple[int, Prepared]] = []
+        last, size = 0, 0
+        for row in self._scratch.rows():
+            if row.present:
+                continue
+            owner = owners[self._owner(row.kind, row.name)]
+            if batch and (owner != last or size >= _BATCH_ROWS):
+                yield last, batch
+                batch, size = [], 0
+            batch.append(self._whole(row))
+            last, size = owner, size + len(batch[-1][1].refs)
+        if batch:
+            yield last, batch
+
+    def _whole(self, row: Row) -> tuple[int, Prepared]:
+        """Key and content of a memory whose row is written."""
         parts = self._scratch.chunks(row.place)
         refs = [each.ref for each in parts if each.ref is not None]
         if len(refs) != len(parts) or row.pk is None:
@@ -200,15 +255,14 @@ class Restore:
                 f"Memory {row.id} was forgotten while it was being restored. Restore again."
             )
         line = lines.read_memory(row.line, row.id)
-        item = self._prepared(line, lines.new_chunks(line, parts, self._bank.spec), refs)
-        writes.insert_chunks(conn, self._bank.lexical, owner, row.pk, item)
+        return row.pk, self._prepared(line, lines.new_chunks(line, parts, self._bank.spec), refs)
 
     def _prepared(
         self, line: lines.Line, chunks: Sequence[NewChunk], refs: Sequence[BlobRef] = ()
-    ) -> writes.Prepared:
+    ) -> Prepared:
         new = line.memory(chunks)
         digest = rows.text_digest(self._bank.db.cipher, self._bank.secret, new)
-        return writes.Prepared(new, refs, digest, line.values["created_at"])
+        return Prepared(new, refs, digest, line.values["created_at"])
 
     def _put_superseded(self, conn: Connection) -> None:
         for note in self._scratch.notes("superseded"):
@@ -245,18 +299,6 @@ class Restore:
         row = self._scratch.row(memory_id or "")
         return None if row is None or row.present else row
 
-    def _check_limit(self, conn: Connection, owners: Mapping[Owner, int]) -> None:
-        most = self._bank.max_memories
-        if most is None:
-            return
-        for owner, pk in owners.items():
-            query = select(func.count()).where(memories.c.owner_id == pk)
-            if (conn.scalar(query) or 0) > most:
-                raise ArchiveError(
-                    f"{owner.name!r} would have more than max_memories={most} memories. Raise it "
-                    "or delete memories first. Nothing was restored."
-                )
-
 
 def _batches(parts: Sequence[ChunkRow], spec: KVSpec) -> list[list[ChunkRow]]:
     found: list[list[ChunkRow]] = []
@@ -269,6 +311,11 @@ def _batches(parts: Sequence[ChunkRow], spec: KVSpec) -> list[list[ChunkRow]]:
         found[-1].append(row)
         size += own
     return found
+
+
+def _embedded(embed: Embed, line: str) -> bytes | None:
+    made = embed(fields.loads(line, "items")["value"])
+    return None if made is None else np.asarray(made, "<f4").tobytes()
 
 
 def _chunk_pk(conn: Connection, memory_pk: int | None, ordinal: int | None) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from memlong_agent.closing import Closing
 from memlong_agent.storage.kvfile import BlobRef
 
+_FILES = 1000
 _TABLES = """
 CREATE TABLE memories (
     place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, rank INTEGER NOT NULL UNIQUE,
@@ -34,7 +35,10 @@ CREATE TABLE notes (
     what TEXT NOT NULL, memory_id TEXT, other_id TEXT, line TEXT NOT NULL, vectors BLOB);
 CREATE INDEX notes_by_memory ON notes (memory_id);
 CREATE INDEX notes_by_other ON notes (other_id) WHERE other_id IS NOT NULL;
+CREATE TABLE newer (id TEXT PRIMARY KEY, other_id TEXT) WITHOUT ROWID;
 """
+
+_LOOKS = 64  # 2**64 memories
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,12 @@ class Scratch(Closing):
         query = "SELECT * FROM chunks WHERE place = ? ORDER BY ordinal"
         return [_chunk(values) for values in self._db.execute(query, (place,))]
 
+    def blob_ids(self) -> Iterator[list[str]]:
+        """The files that chunks have in the bank, some at once. Nothing may change meanwhile."""
+        found = self._db.execute("SELECT blob_id FROM chunks WHERE blob_id IS NOT NULL")
+        while some := found.fetchmany(_FILES):
+            yield [blob_id for (blob_id,) in some]
+
     def has_chunk(self, place: int, ordinal: int) -> bool:
         query = "SELECT 1 FROM chunks WHERE place = ? AND ordinal = ?"
         return self._db.execute(query, (place, ordinal)).fetchone() is not None
@@ -158,6 +168,26 @@ class Scratch(Closing):
             for _, *values in found:
                 yield Note(*values)
             after = found[-1][0]
+
+    def change_vectors(self, change: Callable[[str], bytes | None]) -> None:
+        """Give every item that has vectors others, made of its line."""
+        query = "SELECT rowid, line FROM notes WHERE vectors NOTNULL AND rowid > ? LIMIT 100"
+        after = 0
+        while found := self._db.execute(query, (after,)).fetchall():
+            rows = [(change(line), rowid) for rowid, line in found]
+            self._db.executemany("UPDATE notes SET vectors = ? WHERE rowid = ?", rows)
+            after = found[-1][0]
+
+    def has_circle(self) -> bool:
+        """Whether memories supersede each other in a circle."""
+        fill = "INSERT INTO newer SELECT memory_id, other_id FROM notes WHERE what = 'superseded'"
+        self._db.execute(fill)
+        # Each look is at least twice as far ahead as the one before: a line of memories, however
+        # long, comes to its end, a circle never.
+        look = "UPDATE newer SET other_id = (SELECT other_id FROM newer far WHERE far.id = "
+        look += "newer.other_id) WHERE other_id NOTNULL"
+        looks = range(_LOOKS)
+        return all(self._db.execute(look).rowcount for _ in looks)
 
     def counts(self) -> dict[str, int]:
         """How much there is, by name."""

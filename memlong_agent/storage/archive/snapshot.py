@@ -100,9 +100,6 @@ def _copy_recalls(conn: Connection, scratch: Scratch, owner_pk: int) -> None:
 
 
 def _vectors(conn: Connection, owner_pk: int, keys: Sequence[int]) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    for some in reads.batches(keys):
-        pks, matrix = reads.vector_rows(conn, owner_pk, pks=some, after_pk=0, limit=len(some))
-        rows = zip(pks.tolist(), matrix, strict=True)
-        found |= {pk: vector.astype("<f4").tobytes() for pk, vector in rows}
-    return found
+    pks, matrix = reads.vectors_of(conn, owner_pk, keys)
+    rows = zip(pks.tolist(), matrix, strict=True)
+    return {pk: vector.astype("<f4").tobytes() for pk, vector in rows}

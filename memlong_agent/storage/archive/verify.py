@@ -199,6 +199,8 @@ class Verifier:
         for sort in ("items", "recalls", "superseded"):
             for note in self._scratch.notes(sort):
                 self._link(sort, note)
+        if self._scratch.has_circle():
+            raise fields.refused("superseded", "has memories that supersede each other in a circle")
 
     def _link(self, sort: str, note: Note) -> None:
         values = fields.loads(note.line, sort)
@@ -216,11 +218,8 @@ class Verifier:
             self._check_newer(row, self._scratch.row(values["superseded_by"]))
 
     def _check_newer(self, row: Row, newer: Row | None) -> None:
-        # A newer memory was written later, so nothing can supersede itself in a circle.
         if newer is None or (newer.kind, newer.name) != (row.kind, row.name):
             raise fields.refused("superseded", "names a memory that is not the same owner's")
-        if newer.rank <= row.rank:
-            raise fields.refused("superseded", "has a memory that an older one supersedes")
 
 
 @contextmanager

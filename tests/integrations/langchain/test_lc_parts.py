@@ -101,6 +101,7 @@ def test_structured_output_always_validates(chat: ChatMemLong, method: Any) -> N
         assert isinstance(dog, Dog) and len(dog.name) <= 8 and 0 <= dog.age <= 30
         plain = hot.with_structured_output(DogDict, method=method).invoke("A dog?")
         assert isinstance(plain, dict) and isinstance(plain["name"], str)
+        assert set(plain) == {"name"}
 
 
 def test_structured_output_with_what_was_said(chat: ChatMemLong) -> None:

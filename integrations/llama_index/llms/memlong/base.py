@@ -33,6 +33,7 @@ from llama_index.llms.memlong.translate import choice_in, completion_out, messag
 from llama_index.llms.memlong.window import BUNDLED, window_tokens
 
 from memlong_agent import ConfigError
+from memlong_agent.memlong import shared
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
@@ -134,8 +135,6 @@ class MemLongLLM(Careful, ReadingPredictions):
     @property
     def memlong(self) -> MemLong:
         """The process's one `MemLong` for this model, bank and options; loaded at first use."""
-        from memlong_agent.memlong import shared
-
         return shared(None if self.model == BUNDLED else self.model, self.bank, **self.options)
 
     def with_session(

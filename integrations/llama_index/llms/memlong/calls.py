@@ -7,21 +7,17 @@ engine and no fields of the LLM object. Nothing is loaded before the first piece
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatResponse
 from llama_index.llms.memlong.translate import piece_out, reply_out
 
 from memlong_agent import ConfigError, Reply
+from memlong_agent.memlong import Stream, background
 
 if TYPE_CHECKING:
     from llama_index.core.base.llms.types import ChatResponseAsyncGen, ChatResponseGen
@@ -48,8 +44,6 @@ class Call:
 
     def responses(self) -> ChatResponseGen:
         """The reply piece by piece; closing the generator cancels it, and nothing is written."""
-        from memlong_agent.memlong import Stream
-
         text = ""
         with closing(Stream(self._steps())) as stream:
             for piece in stream:
@@ -60,9 +54,6 @@ class Call:
 
     async def aresponses(self) -> ChatResponseAsyncGen:
         """The same, made on a worker thread: the event loop is never held up."""
-        await _imported()
-        from memlong_agent.memlong import Stream, background
-
         text = ""
         async with aclosing(background(Stream(self._steps(), lane=self.lane))) as stream:
             async for piece in stream:
@@ -114,18 +105,3 @@ async def awhole(responses: ChatResponseAsyncGen) -> ChatResponse:
         async for each in responses:
             newest.append(each)
     return newest.pop()
-
-
-async def _imported() -> None:
-    """The core's import takes seconds, because torch is slow to load: not on the event loop."""
-    await asyncio.shield(asyncio.wrap_future(_import()))
-
-
-@cache
-def _import() -> Future[ModuleType]:
-    """One import for all first calls, on a thread that ends with it."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="memlong-import")
-    try:
-        return pool.submit(importlib.import_module, "memlong_agent.memlong")
-    finally:
-        pool.shutdown(wait=False)

@@ -1,27 +1,31 @@
-"""Items: JSON values under a namespace and a key, kept beside the memories.
-
-In: a tenant, namespaces (tuples of labels), keys, values, vectors of their texts. Out: the same, as
-plain frozen records. An item may be bound to the memory that holds its text for recall: it is
-deleted with a memory that is forgotten, and stays, unbound, when the memory is evicted. Knows no
-embedder, no filter and no framework. An expired item is never given out.
-"""
+"""Items as rows: their records, their columns, what of them is sealed. The caller owns the
+transaction."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from memlong_agent.errors import ConfigError
 from memlong_agent.storage import reads, seal
 from memlong_agent.storage.base import Matrix, Owner
-from memlong_agent.storage.database import Database
-from memlong_agent.storage.dialects import upsert
 from memlong_agent.storage.matching import strings
 from memlong_agent.storage.models import items, memories, owners
 
@@ -72,111 +76,6 @@ class StoredItem:
     """Its vectors one after another, if they were asked for."""
 
 
-class ItemStore:
-    """The items of one bank. Every write is one transaction; calls may raise StoreError."""
-
-    def __init__(self, db: Database, clock: Callable[[], datetime]) -> None:
-        self._db, self._clock = db, clock
-
-    def check(self, new: NewItem) -> None:
-        """ConfigError for a value that is not JSON, for labels that are blank or hold a control
-        character, a key that is not text for a database, a `ttl_s` beyond the calendar.
-        """
-        place_of("", new.namespace, new.key)
-        item_values(new)
-        _end(self._clock(), new.ttl_s)
-
-    def put(self, tenant: str, new: NewItem) -> Binding | None:
-        """Write an item, or give it a new value; returns what it was bound to before.
-
-        ConfigError as for :meth:`check`, MemoryNotFoundError if it is bound to nothing.
-        """
-        now, place = self._clock(), place_of(tenant, new.namespace, new.key)
-        plain = {**item_values(new), "updated_at": now, "expires_at": _end(now, new.ttl_s)}
-        with self._db.scope(write=True) as conn:
-            values = {
-                **plain,
-                **sealed_item(
-                    seal.of(conn), **place, value=plain["value"], vectors=plain["vectors"]
-                ),
-            }
-            old = first_item(conn, tenant, new.namespace, new.key)
-            gone = old is None or (old.expires_at is not None and old.expires_at <= now)
-            values |= {"created_at": now} if gone else {}
-            values |= _bind(conn, new.bound, values["expires_at"])
-            conn.execute(upsert(conn, items, {**place, "created_at": now, **values}, values))
-            return None if old is None else old.bound
-
-    def get(
-        self, tenant: str, namespace: Namespace, key: str, *, refresh: bool = False
-    ) -> StoredItem | None:
-        """One item; with `refresh` its time to live begins anew."""
-        with self._db.scope() as conn:
-            found = first_item(conn, tenant, namespace, key, self._clock())
-        if found is not None and refresh and found.expires_at is not None:
-            self.refresh([found.pk])
-        return found
-
-    def list(
-        self,
-        tenant: str,
-        prefix: Namespace = (),
-        *,
-        limit: int,
-        offset: int = 0,
-        vectors: bool = False,
-    ) -> Sequence[StoredItem]:
-        """Items whose namespace begins with `prefix`, the last written first."""
-        query = query_items(vectors).where(items.c.tenant == tenant, _below(prefix))
-        query = query.where(alive(self._clock()))
-        query = query.order_by(items.c.updated_at.desc(), items.c.pk.desc())
-        with self._db.scope() as conn:
-            rows = conn.execute(query.limit(limit).offset(offset))
-            return [stored_item(seal.of(conn), row) for row in rows]
-
-    def refresh(self, pks: Sequence[int]) -> None:
-        """Begin the time to live of items anew, and of the memories they are bound to."""
-        now = self._clock()
-        with self._db.scope(write=True) as conn:
-            for batch in reads.batches(pks):
-                ending = select(items.c.pk, items.c.ttl_s, items.c.memory_pk)
-                ending = ending.where(items.c.pk.in_(batch), items.c.ttl_s.is_not(None))
-                for pk, ttl_s, memory_pk in conn.execute(ending.where(alive(now))).all():
-                    end = {"expires_at": _end(now, ttl_s)}
-                    conn.execute(update(items).where(items.c.pk == pk).values(end))
-                    conn.execute(update(memories).where(memories.c.pk == memory_pk).values(end))
-
-    def delete(self, tenant: str, namespace: Namespace, key: str) -> Binding | None:
-        """Delete an item, if it is there; returns what it was bound to."""
-        with self._db.scope(write=True) as conn:
-            old = first_item(conn, tenant, namespace, key)
-            if old is not None:
-                conn.execute(delete(items).where(items.c.pk == old.pk))
-            return None if old is None else old.bound
-
-    def expired(self, tenant: str, limit: int) -> Sequence[StoredItem]:
-        """Items whose time is over and whose rows are still there, oldest end first."""
-        over = items.c.expires_at <= self._clock()
-        query = query_items().where(items.c.tenant == tenant, over).order_by(items.c.expires_at)
-        with self._db.scope() as conn:
-            return [stored_item(seal.of(conn), row) for row in conn.execute(query.limit(limit))]
-
-    def expire(self) -> None:
-        """Delete all items whose time is over; the memories they are bound to end by themselves."""
-        over = (items.c.expires_at <= self._clock()) & items.c.expires_at.is_not(None)
-        with self._db.scope() as conn:
-            if conn.scalar(select(items.c.pk).where(over).limit(1)) is None:
-                return
-        with self._db.scope(write=True) as conn:
-            conn.execute(delete(items).where(over))
-
-    def namespaces(self, tenant: str) -> Sequence[Namespace]:
-        """All namespaces that hold an item, sorted."""
-        query = select(items.c.namespace).where(items.c.tenant == tenant, alive(self._clock()))
-        with self._db.scope() as conn:
-            return sorted(_labels(text) for text in conn.scalars(query.distinct()))
-
-
 def delete_bound(conn: Connection, memory_pks: Sequence[int]) -> None:
     """Delete the items that are bound to memories; these are about to be forgotten."""
     for batch in reads.batches(memory_pks):
@@ -220,7 +119,7 @@ def _stores(text: str) -> bool:
     return "\0" not in text and text.encode(errors="ignore").decode() == text
 
 
-def _labels(text: str) -> Namespace:
+def labels_of(text: str) -> Namespace:
     return tuple(text.split(_END)[:-1])
 
 
@@ -244,14 +143,14 @@ def item_values(new: NewItem) -> dict[str, Any]:
     return {"value": value, "ttl_s": new.ttl_s, "vectors": vectors}
 
 
-def _end(now: datetime, ttl_s: float | None) -> datetime | None:
+def end_of(now: datetime, ttl_s: float | None) -> datetime | None:
     try:
         return None if ttl_s is None else now + timedelta(seconds=ttl_s)
     except (OverflowError, ValueError):
         raise ConfigError(f"ttl_s={ttl_s} is beyond the calendar. Pass None to keep it.") from None
 
 
-def _bind(conn: Connection, bound: Binding | None, end: datetime | None) -> dict[str, Any]:
+def bind(conn: Connection, bound: Binding | None, end: datetime | None) -> dict[str, Any]:
     """Columns of a binding; the memory ends when its item does."""
     if bound is None:
         return {"owner_id": None, "memory_pk": None}
@@ -262,11 +161,38 @@ def _bind(conn: Connection, bound: Binding | None, end: datetime | None) -> dict
 
 
 def query_items(vectors: bool = False) -> Select[Any]:
-    columns = [items] if vectors else [each for each in items.c if each.name != "vectors"]
+    kept = [each for each in items.c if vectors or each.name != "vectors"]
+    return places(*kept)
+
+
+def places(*columns: Column[Any]) -> Select[Any]:
+    """Items with what they are bound to; without `columns` nothing that is sealed."""
+    chosen = columns or (items.c.pk, items.c.expires_at)
     owner = (owners.c.tenant.label("owner_tenant"), owners.c.kind, owners.c.name)
     joined = items.outerjoin(memories, memories.c.pk == items.c.memory_pk)
     joined = joined.outerjoin(owners, owners.c.pk == items.c.owner_id)
-    return select(*columns, *owner, memories.c.id.label("memory_id")).select_from(joined)
+    return select(*chosen, *owner, memories.c.id.label("memory_id")).select_from(joined)
+
+
+def standing(conn: Connection, place: Mapping[str, str]) -> Row[Any] | None:
+    """Key, end and binding of the item at a place: also of one that is damaged."""
+    here = [items.c[name] == value for name, value in place.items()]
+    return conn.execute(places().where(*here)).first()
+
+
+def _owner(row: Row[Any]) -> Owner | None:
+    return None if row.kind is None else Owner(row.owner_tenant, row.kind, row.name)
+
+
+def bound_to(row: Row[Any]) -> Binding | None:
+    owner = _owner(row)
+    return None if row.memory_id is None or owner is None else Binding(owner, row.memory_id)
+
+
+def stored_items(conn: Connection, pks: Sequence[int]) -> Sequence[StoredItem]:
+    """Items with their vectors, in no order."""
+    rows = conn.execute(query_items(vectors=True).where(items.c.pk.in_(pks)))
+    return [stored_item(seal.of(conn), row) for row in rows]
 
 
 def first_item(
@@ -283,7 +209,7 @@ def alive(now: datetime) -> ColumnElement[bool]:
     return or_(items.c.expires_at.is_(None), items.c.expires_at > now)
 
 
-def _below(prefix: Namespace) -> ColumnElement[bool]:
+def below(prefix: Namespace) -> ColumnElement[bool]:
     """Condition on the namespace, as a range that the unique index serves."""
     text = _text(prefix)
     if not text:
@@ -309,20 +235,16 @@ def sealed_item(
 def stored_item(cipher: seal.Cipher, row: Row[Any]) -> StoredItem:
     place, blob = row_name(row.tenant, row.namespace, row.key), getattr(row, "vectors", None)
     blob = None if blob is None else cipher.open(blob, "items.vectors", place)
-    owner = None if row.kind is None else Owner(row.owner_tenant, row.kind, row.name)
-    bound = None
-    if row.memory_id is not None and owner is not None:
-        bound = Binding(owner, row.memory_id)
     return StoredItem(
         pk=row.pk,
-        namespace=_labels(row.namespace),
+        namespace=labels_of(row.namespace),
         key=row.key,
         value=cipher.open_json(row.value, "items.value", place),
         created_at=row.created_at,
         updated_at=row.updated_at,
         expires_at=row.expires_at,
-        bound=bound,
+        bound=bound_to(row),
         ttl_s=row.ttl_s,
-        owner=owner,
+        owner=_owner(row),
         vectors=None if blob is None else np.frombuffer(blob, "<f4"),
     )
