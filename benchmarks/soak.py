@@ -100,7 +100,7 @@ class Held:
     def take(self, chance: random.Random) -> str:
         """One of them by chance, which is not kept any more."""
         at = chance.randrange(self._count)
-        taken = self._ids[at].tobytes().hex()
+        taken: str = self._ids[at].tobytes().hex()
         self._count -= 1
         self._ids[at] = self._ids[self._count]
         return taken

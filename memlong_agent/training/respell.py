@@ -23,7 +23,7 @@ _ECHO = 0.2  # of the new words: one piece stands twice ("Олалол"), so tha
 
 def spelling_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """The tokens of Latin letters only, in lower case, without their space, each once."""
-    found = (tokenizer.decode([number]).strip() for number in range(len(tokenizer)))
+    found = (str(tokenizer.decode([number])).strip() for number in range(len(tokenizer)))
     return tuple(sorted({one.lower() for one in found if one.isalpha() and one.isascii()}))
 
 
