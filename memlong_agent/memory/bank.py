@@ -206,19 +206,21 @@ class MemoryBank(ForgettingBank, Closing):
     def tail(
         self, owner: Owner, session: str, limit: int
     ) -> builtins.list[builtins.list[dict[str, Any]]]:
-        """Messages of the session's newest `limit` exchanges, oldest exchange first.
+        """Messages of the session's last `limit` exchanges, in the order they were written.
 
         Expired, superseded and withheld exchanges are left out, and those without messages.
         """
         if limit < 1:
             return []
-        newest = widened(
-            lambda depth: self._storage.list_memories(owner, session, depth), self._resumable, limit
+        last = widened(
+            lambda depth: self._storage.list_memories(owner, session, depth, by_time=False),
+            self._resumable,
+            limit,
         )
-        return [exchange.messages or [] for exchange in reversed(newest)]
+        return [exchange.messages or [] for exchange in reversed(last)]
 
     def latest_exchange(self, owner: Owner, session: str) -> StoredMemory | None:
-        """The newest finished exchange of a session."""
+        """The finished exchange that was written last in a session."""
         return self._storage.latest_exchange(owner, session)
 
     def stats(self, owner: Owner | None = None) -> dict[Owner, OwnerStats]:

@@ -24,8 +24,8 @@ def victims(
     Above the capacity, chunks go until at most half of it is used or only safe ones are left.
 
     * `counter`: the oldest 10 % (by count, rounded down) go whatever their counter; the newest 10 %
-      (rounded up, so that the last one written always stays) are safe; the middle goes by
-      (counter, age), least recalled first.
+      (rounded up) are safe; the middle goes by (counter, age), least recalled first. The last one
+      written is the newest, whatever the clock said, and always stays.
     * `fifo`: in the order they were written.
     * `lru`: by their last recall; never recalled counts as recalled when made.
 
@@ -48,7 +48,8 @@ def victims(
 
 def _by_counter(ages: Sequence[ChunkAge]) -> tuple[list[ChunkAge], list[ChunkAge]]:
     """Those that go in any case, and the middle in the order it goes."""
-    by_age = sorted(ages, key=_age)
+    last = max(each.pk for each in ages)
+    by_age = sorted(ages, key=lambda each: (each.pk == last, each.created_at, each.pk))
     oldest, newest = len(by_age) // 10, -(-len(by_age) // 10)
     middle = by_age[oldest : len(by_age) - newest]
     # Sorting is stable: of equal counters the older comes first.
@@ -63,10 +64,6 @@ def _until_half(chunks: Iterable[ChunkAge], left: int, capacity_tokens: int) -> 
         gone.append(each)
         left -= each.tokens
     return gone
-
-
-def _age(chunk: ChunkAge) -> tuple[datetime, int]:
-    return chunk.created_at, chunk.pk
 
 
 def _written(chunk: ChunkAge) -> int:

@@ -65,7 +65,8 @@ class BlobStore(Protocol):
         ...
 
     def strays(self, known: Callable[[str], set[str]], grace_s: float) -> list[Path]:
-        """Files older than `grace_s` without a row; `known("ab")` = ids with rows, by prefix."""
+        """Files without a row whose time is `grace_s` or more from now, on either side;
+        `known("ab")` = ids with rows, by prefix."""
         ...
 
     def drop(self, strays: Sequence[Path]) -> None: ...
@@ -131,7 +132,7 @@ class FileBlobs:
                 paths = [p for p in folder.iterdir() if p.suffix in (SUFFIX, ".tmp")]
                 rows = known(folder.name)
                 lost = [p for p in paths if p.suffix == ".tmp" or p.stem not in rows]
-                found += [path for path in lost if _age_s(path) >= grace_s]
+                found += [path for path in lost if _distance_s(path) >= grace_s]
         return found
 
     def drop(self, strays: Sequence[Path]) -> None:
@@ -287,9 +288,10 @@ def _sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def _age_s(path: Path) -> float:
-    # The file system's clock, not the bank's: an injected clock says nothing about files.
+def _distance_s(path: Path) -> float:
+    # The file system's clock, not the bank's: an injected clock says nothing about files. It may
+    # have been put back since.
     try:
-        return time.time() - path.stat().st_mtime
+        return abs(time.time() - path.stat().st_mtime)
     except FileNotFoundError:
         return -1.0

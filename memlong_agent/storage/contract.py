@@ -31,7 +31,8 @@ class StorageBase(Closing):
     machine)
     * What a call has returned is there. Of the call that was cut off all is there, or nothing.
     * Never a row without its file: a K/V file is durable before its row, and outlives its row. What
-      a crash leaves behind (files without rows, pending turns) is swept after the grace period.
+      a crash leaves behind (files without rows, pending turns) is swept once its time is more than
+      the grace period from now, on either side.
     * A damaged or missing file is a StoreCorruptError that names it, never other K/V.
 
     Between threads and processes
@@ -42,6 +43,13 @@ class StorageBase(Closing):
     * What was committed is seen by every call that begins afterwards, in every process. Chunk keys
       (`pk`) and event numbers (`seq`) rise in the order of the commits and are never used twice, so
       whoever replays events after the last one seen misses none.
+
+    Whatever the clock says, when it jumps and when processes disagree about it
+    * Nothing is lost but memories and items that end by themselves: they end for good when a
+      process reads a time at or after their end, be it a wrong one. A write may raise StoreError,
+      and is not there then, when meanwhile a sweep takes its files for left behind.
+    * Keys, events and what was written last in a session follow the commits. Lists by time, the
+      order of what is recalled and eviction by age follow the times that the clock gave.
 
     After a deletion (delete, forget, clear, erase, expire, update, replace, eviction, a discarded
     turn)
@@ -57,8 +65,8 @@ class StorageBase(Closing):
 
     Not promised
     * Order between two writers that overlap, except that one is wholly before the other.
-    * A turn that stays pending longer than the grace period: another process may sweep its rows.
-    * The clock: two processes with different clocks see different memories expire.
+    * A turn that stays pending longer than the grace period, by the clock of any process: that
+      process may sweep its rows.
     * Copies that the bank does not keep: blocks of unlinked files on the medium, snapshots,
       backups, swap, PostgreSQL's own write-ahead log (`pg_wal` keeps texts until its segments are
       used again), its archives and replicas.

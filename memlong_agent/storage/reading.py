@@ -85,8 +85,9 @@ class Reader(StorageBase):
         limit: int | None = None,
         newest_first: bool = True,
         include_pending: bool = False,
+        by_time: bool = True,
     ) -> list[StoredMemory]:
-        """An owner's memories by time, expired ones too."""
+        """An owner's memories by time, or as they were first written; expired ones too."""
         with self._db.scope() as conn:
             pks = reads.memory_pks(
                 conn,
@@ -95,15 +96,23 @@ class Reader(StorageBase):
                 limit=limit,
                 newest_first=newest_first,
                 include_pending=include_pending,
+                by_time=by_time,
             )
             return reads.stored_memories(conn, pks)
 
     def latest_exchange(self, owner: Owner, session: str) -> StoredMemory | None:
-        """The newest finished memory of role `exchange` in a session."""
+        """The finished memory of role `exchange` that was written last in a session, whatever the
+        clock said."""
         with self._db.scope() as conn:
             pk = reads.owner_row(conn, owner)[0]
             pks = reads.memory_pks(
-                conn, pk, session=session, role="exchange", include_pending=False, limit=1
+                conn,
+                pk,
+                session=session,
+                role="exchange",
+                include_pending=False,
+                limit=1,
+                by_time=False,
             )
             return reads.stored_memories(conn, pks)[0] if pks else None
 

@@ -77,16 +77,21 @@ def memory_pks(
     include_pending: bool = True,
     newest_first: bool = True,
     limit: int | None = None,
+    by_time: bool = True,
 ) -> list[int]:
-    """Keys of an owner's memories by (created_at, pk)."""
-    query = select(memories.c.pk).where(memories.c.owner_id == owner_pk).limit(limit)
-    if session is not None:
-        query = query.join(sessions).where(sessions.c.external_id == session)
+    """Keys of an owner's memories by (created_at, pk), or as they were first written."""
+    query = select(memories.c.pk).limit(limit)
+    if session is None:
+        query = query.where(memories.c.owner_id == owner_pk)
+    else:  # by the session's index alone: an owner may have a hundred sessions
+        mine = (sessions.c.owner_id == owner_pk) & (sessions.c.external_id == session)
+        found = select(sessions.c.pk).where(mine).scalar_subquery()
+        query = query.where(memories.c.session_id == found)
     if role is not None:
         query = query.where(memories.c.role == role)
     if not include_pending:
         query = query.where(memories.c.pending.is_(None))
-    keys = (memories.c.created_at, memories.c.pk)
+    keys = (memories.c.created_at, memories.c.pk) if by_time else (memories.c.pk,)
     order = [key.desc() for key in keys] if newest_first else list(keys)
     return list(conn.scalars(query.order_by(*order)))
 

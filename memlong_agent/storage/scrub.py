@@ -18,6 +18,7 @@ import os
 import struct
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 _TABLES, _INTERIOR = (2, 5, 10, 13), (2, 5)  # first bytes of b-tree pages, and of inner ones
@@ -48,7 +49,8 @@ def leave(key: tuple[int, int]) -> None:
         if not _users[key]:
             del _users[key]
             if key in _open:
-                os.close(_open.pop(key))
+                with suppress(OSError):  # it is closed all the same, and was synced when written
+                    os.close(_open.pop(key))
 
 
 def descriptor(key: tuple[int, int], path: Path) -> int:

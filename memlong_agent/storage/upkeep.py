@@ -76,9 +76,10 @@ def _number(conn: Connection, which: ColumnElement[bool]) -> int:
 
 
 def sweep(db: Database, store: BlobStore, lexical: Lexical, now: datetime, grace_s: float) -> Swept:
-    """Delete pending memories of dead turns and files without rows, both older than `grace_s`."""
+    """Delete pending memories of dead turns and files without rows, whose time is `grace_s` or more
+    from now: what comes from the future was written before the clock was put back."""
     with db.scope(write=True) as conn:
-        removed, unused = _sweep_pending(conn, lexical, now - timedelta(seconds=grace_s))
+        removed, unused = _sweep_pending(conn, lexical, now, timedelta(seconds=grace_s))
         writes.set_meta(conn, "swept_at", now.isoformat())
     store.remove(unused)
     strays = store.strays(lambda prefix: _ids_with_prefix(db, prefix), grace_s)
@@ -144,9 +145,12 @@ def modes(folder: Path) -> list[tuple[Path, int]]:
     return found
 
 
-def _sweep_pending(conn: Connection, lexical: Lexical, before: datetime) -> tuple[int, list[str]]:
+def _sweep_pending(
+    conn: Connection, lexical: Lexical, now: datetime, grace: timedelta
+) -> tuple[int, list[str]]:
+    at = memories.c.pending_at
     stale = select(memories.c.owner_id, memories.c.pk).where(
-        memories.c.pending.is_not(None), memories.c.pending_at <= before
+        memories.c.pending.is_not(None), (at <= now - grace) | (at >= now + grace)
     )
     by_owner: dict[int, list[int]] = {}
     for owner, pk in conn.execute(stale):

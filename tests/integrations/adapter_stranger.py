@@ -42,7 +42,7 @@ from memlong_agent import ConfigError, MemLong, MemoryNotFoundError, StoreLocked
 WORDS = ("boat", "parrot", "teapot", "harbour", "violin", "walnut")
 SESSIONS = ("one", "two")
 # Eviction all the time: a handful of exchanges fit.
-OPTIONS: dict[str, Any] = {"embedder": "hash", "capacity_tokens": 320, "top_k": 4}
+OPTIONS: dict[str, Any] = {"embedder": "hash", "capacity_tokens": 256, "top_k": 4}
 PLAIN: dict[str, Any] = {"max_tokens": 1}
 
 

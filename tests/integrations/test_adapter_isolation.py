@@ -24,7 +24,8 @@ from memlong_agent.testing import tiny_checkpoint
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-OPERATIONS = 10_000 if os.environ.get("MEMLONG_TESTS") == "full" else 160
+FULL = os.environ.get("MEMLONG_TESTS") == "full"
+OPERATIONS = 10_000 if FULL else 160
 PROCESSES, WORKERS = 2, 4
 
 
@@ -51,7 +52,8 @@ def test_no_owner_is_given_a_strangers_memory(tmp_path: Path) -> None:
     assert done.total() > OPERATIONS / 2 and done["do_export"] >= PROCESSES * WORKERS / 2
     assert len(done) == 19, "some door was never gone through"
     assert sum(report["looked_at"] for report in reports) > OPERATIONS
-    assert sum(report["evicted"] for report in reports) > 0
+    # In few operations it is a matter of chance how much the turns push out.
+    assert not FULL or sum(report["evicted"] for report in reports) > OPERATIONS / 100
     with MemLong(model, bank, embedder="hash") as ml:
         assert ml.engine.bank.verify() == []
         assert {owner.tenant for owner in ml.stats()} == {"acme", "globex"}

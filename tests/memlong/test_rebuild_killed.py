@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import Killed, contents, orders_to
 from postgres_server import PostgresServer
 
 from memlong_agent import IncompatibleMemoryError, MemLong
 from memlong_agent.layout import MemoryLayout
-from memlong_agent.storage import Owner
 from memlong_agent.testing import tiny_checkpoint
 
-HERE = Path(__file__).parent
 TEXT = "Paragraph {} is about thing {}. The harbor of Tarn is called Velmor.\n\n"
-ALICE = Owner("default", "user", "alice")
-Killed = Callable[[dict[str, Any]], list[str]]
 
 
 @pytest.fixture(scope="module")
 def kill() -> Iterator[Killed]:
-    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent / "storage")])
-    with subprocess.Popen(
-        [sys.executable, str(HERE / "rebuild_children.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        text=True,
-    ) as helper:
-        assert helper.stdin is not None and helper.stdout is not None
-
-        def order(wanted: dict[str, Any]) -> list[str]:
-            assert helper.stdin is not None and helper.stdout is not None
-            helper.stdin.write(json.dumps(wanted) + "\n")
-            helper.stdin.flush()
-            names: list[str] = json.loads(helper.stdout.readline())
-            return names
-
+    with orders_to("rebuild_children.py") as order:
         yield order
-        helper.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +46,6 @@ def furnish(model: Path, folder: Path, database: str | None = None) -> None:
         for n in range(12):
             alice.add_turn(f"The key number {n} is under the teapot.", f"Noted: number {n}.")
         ml.items().put(("a",), "k", {"drink": "tea"}, texts=["tea"])
-
-
-def contents(ml: MemLong) -> dict[str, Any]:
-    storage = ml.engine.bank._storage
-    assert storage.verify() == []
-    memories = storage.list_memories(ALICE, newest_first=False)
-    pks = [pk for memory in memories for pk in memory.chunk_pks]
-    kv = storage.read_kv(pks)
-    return {
-        "memories": [(m.id, m.text, m.created_at, m.chunks) for m in memories],
-        "chunks": [(c.memory_id, c.ordinal, c.text) for c in storage.chunks(ALICE, pks)],
-        "kv": [(each.keys.numpy().tobytes(), each.values.numpy().tobytes()) for each in kv],
-        "vectors": storage.vectors_of(ALICE, pks)[1].tobytes(),
-        "items": [(i.value, score) for i, score in ml.items().search(query="tea")],
-    }
 
 
 @pytest.mark.parametrize("vectors", [False, True], ids=["encoding", "vectors"])

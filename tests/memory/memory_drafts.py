@@ -88,13 +88,10 @@ def open_bank(
     path: str | Path = ":memory:", *, embedder: str | Embedder = "hash", **options: Any
 ) -> MemoryBank:
     """A bank of the test model; `options` are settings or arguments of `MemoryBank.open`."""
-    ours = ("clock", "database", "index_backend")
+    ours = ("clock", "database", "encoding", "index_backend", "key", "spec")
     named = {key: options.pop(key) for key in ours if key in options}
-    named.setdefault("clock", Clock())
-    settings = Settings(**options)
-    return MemoryBank.open(
-        path, encoding=ENCODING, spec=SPEC, embedder=embedder, settings=settings, **named
-    )
+    named = {"clock": Clock(), "encoding": ENCODING, "spec": SPEC, **named}
+    return MemoryBank.open(path, embedder=embedder, settings=Settings(**options), **named)
 
 
 def kv_of(body: str, tokens: int) -> KVChunk:

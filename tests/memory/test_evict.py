@@ -45,6 +45,12 @@ def test_counter_takes_the_oldest_tenth_then_the_least_recalled() -> None:
     assert victims(TWENTY, 198, "counter") == [1, 2, 3, 4, 7, 8, 11, 12, 15, 16, 6]
 
 
+def test_counter_keeps_the_last_one_written_when_the_clock_was_put_back() -> None:
+    ages = [*(chunk(pk) for pk in range(1, 10)), chunk(10, made=-99_999)]
+    assert 10 not in victims(ages, 50, "counter")
+    assert victims(ages, 10, "counter") == list(range(1, 10))
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_eviction_stops_at_half_exactly(policy: Eviction) -> None:
     ages = [*TWENTY, chunk(21)]  # 210 tokens: 11 chunks of 10 leave exactly half of 200
@@ -119,7 +125,7 @@ def test_half_or_only_what_is_protected_is_left(
     if total <= capacity:
         assert gone == []
         return
-    by_age = sorted(ages, key=lambda each: (each.created_at, each.pk))
+    by_age = sorted(ages, key=lambda each: (each.pk == len(ages), each.created_at, each.pk))
     newest = by_age[len(ages) - -(-len(ages) // 10) :]
     protected = {each.pk for each in ages if each.pending} | safe
     if policy == "counter":

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -238,6 +239,16 @@ def test_sweeping_takes_old_strays_and_nothing_else(folder_bank: Storage, tmp_pa
     assert folder_bank.sweep().files == 2
     assert sorted([path, *others]) == files_of(tmp_path / "bank")
     assert len(folder_bank.read_kv(stored.chunk_pks)) == 1
+
+
+@pytest.mark.parametrize("by_s", [-7200, 7200], ids=["old", "from the future"])
+def test_files_of_another_clock_are_swept(folder_bank: Storage, by_s: float) -> None:
+    spec = folder_bank._claimed_spec()
+    (ref,) = folder_bank._blobs.publish(spec, [kv_of("stray", 5)])
+    path = FileBlobs(folder_bank._db.folder).path_of(ref.blob_id)
+    assert folder_bank.sweep().files == 0
+    os.utime(path, (time.time() + by_s,) * 2)
+    assert folder_bank.sweep().files == 1 and not path.exists()
 
 
 def test_opening_sweeps_at_most_once_in_a_grace_period(tmp_path: Path, clock: Any) -> None:

@@ -98,18 +98,20 @@ class Export:
     ) -> Manifest:
         with self._db.scope() as conn:
             copy_rows(conn, scratch, self._about, owner, self._now)
-        temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        made = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+        fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            manifest = _Writer(self, fd, scratch, progress).run()
-            os.fsync(fd)
-            os.rename(temporary, path)
+            try:
+                manifest = _Writer(self, fd, scratch, progress).run()
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            made = made.rename(path)
+            _sync(path.parent)
         except BaseException:
-            os.unlink(temporary)
+            with suppress(OSError):  # what failed is said, and a hidden file may stay
+                made.unlink()
             raise
-        finally:
-            os.close(fd)
-        _sync(path.parent)
         return manifest
 
     def read(self, part: _Part, scratch: Scratch) -> list[list[KVChunk]]:

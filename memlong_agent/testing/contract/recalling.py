@@ -36,7 +36,7 @@ class Recalling:
         assert [each.text for each in bank.list_memories(ALICE, "s", limit=1)] == ["14"]
         assert bank.list_memories(ALICE, "t") == bank.list_memories(BOB) == []
         latest = bank.latest_exchange(ALICE, "s")
-        assert latest is not None and latest.text == "14"
+        assert latest is not None and latest.text == "13"  # written last
         assert bank.latest_exchange(ALICE, "t") is None and bank.latest_exchange(BOB, "s") is None
         ages = bank.chunk_ages(ALICE)
         assert [age.created_at for age in ages] == sorted(times)
@@ -184,13 +184,17 @@ class Recalling:
             stored.text = "b"  # type: ignore[misc]  # frozen
 
     def test_a_clock_that_jumps_back_breaks_no_order(self, bank: Storage, clock: Clock) -> None:
-        (first,) = bank.add(ALICE, [memory("first")])
+        (first,) = bank.add(ALICE, [memory("first", session="s")])
         clock.pass_s(-86_400)
-        (second,) = bank.add(ALICE, [memory("second")])
+        (second,) = bank.add(ALICE, [memory("second", session="s")])
         assert second.pk > first.pk
         assert [event.pk for event in bank.events_after(ALICE, 0)] == [
             *first.chunk_pks,
             *second.chunk_pks,
         ]
         assert [each.text for each in bank.list_memories(ALICE)] == ["first", "second"]
+        written = bank.list_memories(ALICE, by_time=False)
+        assert [each.text for each in written] == ["second", "first"]
+        latest = bank.latest_exchange(ALICE, "s")
+        assert latest is not None and latest.text == "second"
         assert len(bank.recallable_pks(ALICE)) == 2 and bank.sweep().memories == 0
