@@ -19,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from memlong_agent.storage import reads, rows, seal, superseding
+from memlong_agent.storage import reads, remnants, rows, seal, superseding
 from memlong_agent.storage.base import Owner, RecallMark
 from memlong_agent.storage.chunkrows import Prepared, insert_chunks, memory_ids, remove_chunks
 from memlong_agent.storage.dialects import ifnull, upsert
@@ -68,7 +68,7 @@ def put(
     done: list[PutResult] = []
     new: list[tuple[int, Prepared]] = []
     for item in items:
-        found = find(conn, owner, item)
+        found = find(conn, owner, item) or remnants.find(conn, owner, item.memory)
         if found is None:
             new.append((insert_memory(conn, owner, item, now), item))
             done.append(PutResult(new[-1][0], []))

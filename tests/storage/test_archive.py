@@ -34,7 +34,7 @@ from sqlalchemy import select
 
 from memlong_agent.errors import ArchiveError, ConfigError, IncompatibleMemoryError, StoreError
 from memlong_agent.identity import Identity
-from memlong_agent.storage import NewItem, NewMemory, Owner, Storage, StoredChunk, StoredMemory
+from memlong_agent.storage import Key, NewItem, NewMemory, Owner, Storage, StoredChunk, StoredMemory
 from memlong_agent.storage.archive import export as exporting
 from memlong_agent.storage.models import memories, recalls
 
@@ -137,6 +137,29 @@ def test_a_memory_of_which_parts_were_evicted_keeps_its_ordinals(
     restore(other, tmp_path / "x")
     assert [each.ordinal for each in chunks_of(other, ANNA)] == [0, 2]
     assert_same(bank, other, ANNA)
+
+
+@pytest.mark.parametrize("key", [None, Key(bytes(range(32)))])
+def test_a_document_of_which_parts_were_evicted_is_known_when_it_is_read_again(
+    plain: Storage, tmp_path: Path, clock: Clock, key: Key | None
+) -> None:
+    """Its digest is of what was left, for an archive takes no secrets along: its text tells."""
+    book = {"role": "document", "source": "book", "ordinal": 0}
+    (stored,) = plain.add(ANNA, [memory("first", "second", "third", **book)])
+    plain.delete_chunks(ANNA, stored.chunk_pks[:2])
+    export(plain, tmp_path / "x")
+    with claimed(tmp_path / "new", clock=clock, key=key) as new:
+        restore(new, tmp_path / "x")
+        again = new.add(ANNA, [memory("first", "second", "third", **book)])
+        assert [each.id for each in again] == [stored.id]
+        assert [each.text for each in new.list_memories(ANNA)] == ["first second third"]
+        assert new.add(ANNA, [memory("first", "second", "third", **book)]) == again
+        for other in ({"source": "another"}, {"ordinal": 1}, {"role": "exchange"}):
+            new.add(ANNA, [memory("first", "second", "third", **{**book, **other})])
+        new.add(ANNA, [memory("first", "second", **book)])  # another edition
+        assert len(new.list_memories(ANNA)) == 5
+        assert new.verify() == []
+    assert plain.add(ANNA, [memory("first", "second", "third", **book)])[0].text == "third"
 
 
 def test_one_owner_takes_nothing_of_another(plain: Storage, other: Storage, tmp_path: Path) -> None:
