@@ -73,13 +73,13 @@ def furnished(open_memlong: Open, kind: Kind) -> Kind:
 
 
 def test_an_archive_is_cut_anew_as_a_rebuilt_bank_is(
-    furnished: Path, open_memlong: Open, other_words: Path, tmp_path: Path
+    furnished: Kind, open_memlong: Open, other_words: Path, tmp_path: Path
 ) -> None:
     """Evicted parts, withheld replies, times in headers: one way to cut, whoever asks."""
     with open_memlong(chunk_tokens=96) as ml:
         ml.export(tmp_path / "archive")
     another: dict[str, Any] = {"model": other_words, "chunk_tokens": 48}
-    MemLong.rebuild(other_words, furnished, embedder="hash", chunk_tokens=48)
+    MemLong.rebuild(other_words, **furnished.options, embedder="hash", chunk_tokens=48)
     with open_memlong(**another, bank=tmp_path / "new") as new, open_memlong(**another) as old:
         new.restore(tmp_path / "archive", encode=True)
         for owner in (ALICE, BOB):
