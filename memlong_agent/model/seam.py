@@ -28,6 +28,9 @@ from memlong_agent.rope import memory_positions, rotate, window_start
 
 ATTENTION = "memlong_sdpa"
 ENCODE_TOKENS = 8192  # tokens per batch while encoding; bounds memory
+# Batches are padded to a multiple of this many tokens: on a CPU each new shape makes oneDNN compile
+# kernels and keep them, up to a thousand.
+ENCODE_STEP = 16
 
 
 def register_attention() -> None:
@@ -126,9 +129,9 @@ class MemoryModel:
         """
         order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
         done: dict[int, KVChunk] = {}
-        for rows in _batches(order, [len(preamble) + len(chunk) for chunk in chunks]):
-            width = len(preamble) + max(len(chunks[i]) for i in rows)
-            ids = torch.zeros(len(rows), width, dtype=torch.long)
+        widths = [-(-(len(preamble) + len(chunk)) // ENCODE_STEP) * ENCODE_STEP for chunk in chunks]
+        for rows in _batches(order, widths):
+            ids = torch.zeros(len(rows), widths[rows[-1]], dtype=torch.long)
             for row, i in enumerate(rows):
                 ids[row, : len(preamble) + len(chunks[i])] = torch.tensor([*preamble, *chunks[i]])
             pairs = self.project(ids.to(self.device))
@@ -229,11 +232,11 @@ def _project(layer: Any, hidden: torch.Tensor, head_dim: int) -> tuple[torch.Ten
     return keys.transpose(1, 2), values.transpose(1, 2)  # (B, H_kv, T, D)
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Rows sorted by length, cut where rows x longest would pass ENCODE_TOKENS."""
+def _batches(order: Sequence[int], widths: Sequence[int]) -> list[list[int]]:
+    """Rows sorted by length, cut where rows x widest would pass ENCODE_TOKENS."""
     batches: list[list[int]] = []
     for row in order:
-        if not batches or (len(batches[-1]) + 1) * lengths[row] > ENCODE_TOKENS:
+        if not batches or (len(batches[-1]) + 1) * widths[row] > ENCODE_TOKENS:
             batches.append([])
         batches[-1].append(row)
     return batches
