@@ -60,7 +60,7 @@ class Archiving:
         Memories that are here already, with the same content, stay as they are. `encode=True` cuts
         and encodes the text anew, for an archive of another model or embedder.
         Others may read all the while, and write until the files are checked and copied. Then all
-        rows are written in one transaction (1 s for 5,000 chunks): other writers wait, and get a
+        rows are written in one transaction (2 s for 5,000 chunks): other writers wait, and get a
         StoreLockedError if it takes longer than their `timeout_s`.
         Raises ArchiveError for a damaged or hostile file and for memories that collide with others
         here, IncompatibleMemoryError for another model's; then nothing was written.
