@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, exists, func, insert, or_, select, up
 
 from memlong_agent.errors import StoreError, StoreLockedError
 from memlong_agent.records import Forgotten
-from memlong_agent.storage import matching, reads, superseding, writes
+from memlong_agent.storage import heap, matching, reads, superseding, writes
 from memlong_agent.storage.base import Owner
 from memlong_agent.storage.items import ItemStore
 from memlong_agent.storage.items.rows import delete_bound, delete_items, delete_owned, owned_items
@@ -142,7 +142,7 @@ class Forgetter(Reader):
 
         Rows are overwritten when they are deleted, but the word index, pages that were rearranged
         the write-ahead log and what an upgrade backed up keep copies. They go here, in time that
-        grows with the bank: 1.2 s at 1e5 chunks.
+        grows with the bank: 1.2 s at 1e5 chunks. Free memory goes back to the system.
         StoreLockedError if others keep reading the old pages past the timeout: purge again then.
         """
         if self._db.folder is not None:
@@ -162,6 +162,7 @@ class Forgetter(Reader):
             with self._db.scope(write=True) as conn:  # unless more was forgotten meanwhile
                 mine = (meta.c.key == writes.UNPURGED) & (meta.c.value == mark)
                 conn.execute(delete(meta).where(mine))
+        heap.give_back()
 
     def _end_what_is_over(self) -> None:
         """At open, where there is time: what has expired goes, and what a purge was put off for."""
