@@ -13,6 +13,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
+from postgres_server import own_postgres as own_postgres
 from postgres_server import postgres as postgres
 
 torch.set_num_threads(2)

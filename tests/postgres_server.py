@@ -109,3 +109,13 @@ def postgres() -> Iterator[PostgresServer]:
     yield server
     server.stop()
     shutil.rmtree(server.folder)
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server of one module's own, that syncs as a server does; who stops it starts it again."""
+    server = new_server()
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder)

@@ -28,8 +28,8 @@ from memlong_agent.rope import memory_positions, rotate, window_start
 
 ATTENTION = "memlong_sdpa"
 ENCODE_TOKENS = 8192  # tokens per batch while encoding; bounds memory
-# Batches are padded to a multiple of this many tokens: on a CPU each new shape makes oneDNN compile
-# kernels and keep them, up to a thousand.
+# Batches are this many tokens wide and rows high, or a multiple: on a CPU each new shape makes
+# oneDNN compile kernels and keep them, up to a thousand.
 ENCODE_STEP = 16
 
 
@@ -233,10 +233,22 @@ def _project(layer: Any, hidden: torch.Tensor, head_dim: int) -> tuple[torch.Ten
 
 
 def _batches(order: Sequence[int], widths: Sequence[int]) -> list[list[int]]:
-    """Rows sorted by length, cut where rows x widest would pass ENCODE_TOKENS."""
+    """Rows sorted by length, cut before rows x widest passes ENCODE_TOKENS.
+
+    More than ENCODE_STEP rows are a multiple of it; what is over goes with the next ones.
+    """
     batches: list[list[int]] = []
+    rows: list[int] = []
     for row in order:
-        if not batches or (len(batches[-1]) + 1) * widths[row] > ENCODE_TOKENS:
-            batches.append([])
-        batches[-1].append(row)
+        while rows and (len(rows) + 1) * widths[row] > ENCODE_TOKENS:
+            batches.append(rows[: _whole(rows)])
+            rows = rows[_whole(rows) :]
+        rows.append(row)
+    while rows:
+        batches.append(rows[: _whole(rows)])
+        rows = rows[_whole(rows) :]
     return batches
+
+
+def _whole(rows: Sequence[int]) -> int:
+    return len(rows) - len(rows) % ENCODE_STEP or len(rows)

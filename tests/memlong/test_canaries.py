@@ -141,7 +141,7 @@ def twins(request: pytest.FixtureRequest, open_memlong: Open, tmp_path: Path) ->
     if request.param == "memlong-tiny":
         options["model"] = None
     if request.param == "random on postgres":
-        server = request.getfixturevalue("postgres")
+        server = request.getfixturevalue("own_postgres")  # others' texts may hold the same tokens
     both = [
         open_memlong(bank=tmp_path / name, database=server and server.url(), **options)
         for name in ("one", "twin")

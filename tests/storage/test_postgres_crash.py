@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from bank_making import ALICE, MODEL, SPEC, kv_of, memory
-from postgres_server import PostgresServer, new_server
+from postgres_server import PostgresServer
 
 from memlong_agent.errors import StoreError
 from memlong_agent.storage import Storage
@@ -23,27 +21,17 @@ ROUNDS = 20 if os.environ.get("MEMLONG_TESTS") == "full" else 2
 WRITERS = 3
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """A server of these tests' own that syncs, as a server does; each leaves it running."""
-    server = new_server()
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(server.folder)
-
-
 def test_a_server_that_is_away_is_named_and_met_again(
-    server: PostgresServer, tmp_path: Path
+    own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    with Storage.open(tmp_path / "bank", database=server.url(), timeout_s=2) as bank:
+    with Storage.open(tmp_path / "bank", database=own_postgres.url(), timeout_s=2) as bank:
         bank.claim(MODEL, SPEC)
         (stored,) = bank.add(ALICE, [memory("a")])
-        server.stop("immediate")  # as a crash: the log is replayed at the next start
+        own_postgres.stop("immediate")  # as a crash: the log is replayed at the next start
         for _ in range(2):
             with pytest.raises(StoreError, match=r"with postgresql://.*Start the PostgreSQL"):
                 bank.add(ALICE, [memory("b")])
-        server.start()
+        own_postgres.start()
         assert bank.list_memories(ALICE) == [stored]
         assert bank.add(ALICE, [memory("b")])[0].pk > stored.pk
         assert bank.verify() == []
@@ -84,10 +72,10 @@ class Writer(threading.Thread):
 
 @pytest.mark.timeout(1800)
 def test_a_server_that_dies_under_writers_loses_nothing_committed(
-    server: PostgresServer, tmp_path: Path
+    own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     """2 deaths under three writers; MEMLONG_TESTS=full makes it 20."""
-    url = server.url()
+    url = own_postgres.url()
     kept: dict[str, str] = {}
     gone: set[str] = set()
     unsure: set[str] = set()
@@ -99,7 +87,7 @@ def test_a_server_that_dies_under_writers_loses_nothing_committed(
                 assert any(each.is_alive() for each in writers), writers[0].ended
                 time.sleep(0.01)
             time.sleep(0.05 * (number % 5))
-            server.stop("immediate")
+            own_postgres.stop("immediate")
             for writer in writers:
                 writer.join(60)
                 assert isinstance(writer.ended, StoreError), writer.ended
@@ -107,7 +95,7 @@ def test_a_server_that_dies_under_writers_loses_nothing_committed(
                 kept |= writer.added
                 gone |= writer.deleted
                 unsure |= writer.begun
-            server.start()
+            own_postgres.start()
             there = {each.id: each for each in bank.list_memories(ALICE)}  # not opened anew
             assert not gone & set(there)
             for memory_id in [each for each, text in kept.items() if text not in unsure]:
