@@ -9,15 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Table,
-    delete,
-    exists,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Table, delete, exists, insert, select, update
 
 from memlong_agent.storage import reads, remnants, rows, seal, superseding
 from memlong_agent.storage.base import Owner, RecallMark

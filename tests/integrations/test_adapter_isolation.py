@@ -6,14 +6,11 @@ operations. The bank alone, with its tensors, is tested in tests/memory/test_iso
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from strangers import FULL, PROCESSES, WORKERS, reports_of
 
 pytest.importorskip("langchain", reason="needs the extra [langchain]")
 pytest.importorskip("llama_index.core", reason="needs the extra [llama-index]")
@@ -24,30 +21,15 @@ from memlong_agent.testing import tiny_checkpoint
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-FULL = os.environ.get("MEMLONG_TESTS") == "full"
 OPERATIONS = 10_000 if FULL else 160
-PROCESSES, WORKERS = 2, 4
 
 
 @pytest.mark.timeout(7200)
 def test_no_owner_is_given_a_strangers_memory(tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path / "model", layout=MemoryLayout.memlong(4))
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "integrations", ROOT / "tests" / "memory")))
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    script, bank = str(HERE / "adapter_stranger.py"), str(tmp_path / "bank")
-    each = str(-(-OPERATIONS // (PROCESSES * WORKERS)))
-    children = [
-        subprocess.Popen(
-            [sys.executable, script, str(model), bank, str(number), each],
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        for number in range(PROCESSES)
-    ]
-    said = [child.communicate()[0] for child in children]
-    assert [child.returncode for child in children] == [0] * PROCESSES
-    reports = [json.loads(text) for text in said]
-    sys.stdout.write(f"{reports}\n")
+    script, bank = HERE / "adapter_stranger.py", tmp_path / "bank"
+    paths = [ROOT, ROOT / "integrations", ROOT / "tests" / "memory"]
+    reports = reports_of(script, [model, bank], OPERATIONS, paths)
     done = sum((Counter(report["done"]) for report in reports), Counter[str]())
     assert done.total() > OPERATIONS / 2 and done["do_export"] >= PROCESSES * WORKERS / 2
     assert len(done) == 19, "some door was never gone through"
