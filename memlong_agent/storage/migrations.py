@@ -68,7 +68,7 @@ def pending(conn: Connection, known: Sequence[Migration] = MIGRATIONS) -> list[M
 
 
 def prepare(
-    db: Database, now: datetime, *, upgrade: bool, known: Sequence[Migration] = MIGRATIONS
+    db: Database, now: datetime, *, upgrade: bool = False, known: Sequence[Migration] = MIGRATIONS
 ) -> list[str]:
     """Make a new bank, check an old one, upgrade it if asked; returns the steps that ran.
 

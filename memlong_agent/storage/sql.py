@@ -71,7 +71,6 @@ class Storage(Forgetter):
         *,
         clock: Callable[[], datetime] = utc_now,
         grace_s: float = 3600.0,
-        upgrade: bool = False,
         key: Key | None = None,
     ) -> None:
         super().__init__(db, blobs, db.lexical(), clock, grace_s)
@@ -81,7 +80,7 @@ class Storage(Forgetter):
         self._guard = Guard(db)
         try:
             sealing.unlock(db, blobs, key)
-            migrations.prepare(db, clock(), upgrade=upgrade)
+            migrations.prepare(db, clock())
             sealing.begin(db, blobs, key)
             if db.cipher.sealed:
                 conversion.finish_if_idle(db, blobs)
@@ -109,7 +108,6 @@ class Storage(Forgetter):
         timeout_s: float = 30.0,
         clock: Callable[[], datetime] = utc_now,
         grace_s: float = 3600.0,
-        upgrade: bool = False,
         key: Key | None = None,
     ) -> Self:
         """Open the bank in a folder, or make one there; `":memory:"` keeps nothing on disk.
@@ -120,7 +118,6 @@ class Storage(Forgetter):
             timeout_s: How long to wait for other writers.
             clock: Source of "now", aware.
             grace_s: Age at which files without rows, and pending memories, count as left behind.
-            upgrade: Bring an older schema up to date instead of refusing it.
             key: Of an encrypted bank; a new bank becomes one. The word index of an encrypted bank
                 is built in memory here.
 
@@ -133,7 +130,7 @@ class Storage(Forgetter):
         folder = None if str(path) == ":memory:" else Path(path).expanduser().absolute()
         db = open_database(folder, database, timeout_s)
         blobs = MemoryBlobs() if folder is None else FileBlobs(folder)
-        return cls(db, blobs, clock=clock, grace_s=grace_s, upgrade=upgrade, key=key)
+        return cls(db, blobs, clock=clock, grace_s=grace_s, key=key)
 
     def close(self) -> None:
         """Let go of files and connections; a bank in memory is gone."""

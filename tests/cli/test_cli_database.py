@@ -34,7 +34,7 @@ def test_an_older_bank_is_upgraded_once_it_is_dumped(
 ) -> None:
     bank, url = tmp_path / "bank", postgres.url()
     with closing(open_database(bank, url, 10.0)) as db:
-        prepare(db, utc_now(), upgrade=False, known=MIGRATIONS[:1])
+        prepare(db, utc_now(), known=MIGRATIONS[:1])
     where = ("--bank", str(bank), "--database", url)
     command = f"memlong upgrade --bank {bank} --database URL --backed-up"
     assert command in line_of(memlong("list", *where))

@@ -101,7 +101,7 @@ class Table:
 
     def __init__(self) -> None:
         self.db = SqliteDatabase(None, 1.0)
-        prepare(self.db, utc_now(), upgrade=False)
+        prepare(self.db, utc_now())
         self.words = Fts5Lexical()
 
     def add(self, texts: list[str]) -> None:

@@ -10,7 +10,7 @@ from bank_making import ALICE, MODEL, NOON, SPEC, memory
 from sqlalchemy import Connection, inspect
 
 from memlong_agent.errors import StoreError, StoreVersionError
-from memlong_agent.storage import Storage, models
+from memlong_agent.storage import Storage, models, upgrade
 from memlong_agent.storage.folder import make_folder
 from memlong_agent.storage.migrations import (
     MIGRATIONS,
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_tables_and_migrations_agree() -> None:
     db = SqliteDatabase(None, 1.0)
-    prepare(db, NOON, upgrade=False)
+    prepare(db, NOON)
     with db.scope() as conn:
         schema = inspect(conn)
         for table in models.metadata.tables.values():
@@ -84,9 +84,9 @@ def test_looking_changes_nothing(folder: Path) -> None:
 def test_an_older_bank_is_refused_and_upgraded_on_demand(folder: Path) -> None:
     db = SqliteDatabase(folder, 1.0)
     with pytest.raises(StoreVersionError, match=r"m002_forget.*needs m003.*memlong upgrade"):
-        prepare(db, NOON, upgrade=False, known=LATER)
+        prepare(db, NOON, known=LATER)
     assert prepare(db, NOON, upgrade=True, known=LATER) == ["m003_add_mood"]
-    assert prepare(db, NOON, upgrade=False, known=LATER) == []
+    assert prepare(db, NOON, known=LATER) == []
     with db.scope() as conn:
         assert conn.exec_driver_sql("SELECT text, mood FROM memories").one() == ("before", "glad")
     db.close()
@@ -96,9 +96,9 @@ def test_a_newer_bank_is_refused(folder: Path) -> None:
     db = SqliteDatabase(folder, 1.0)
     prepare(db, NOON, upgrade=True, known=LATER)
     db.close()
-    for upgrade in (False, True):
+    for use in (Storage.open, upgrade):
         with pytest.raises(StoreVersionError, match=r"up to m002_forget. Upgrade the package"):
-            Storage.open(folder, upgrade=upgrade)
+            use(folder)
 
 
 def test_a_step_and_its_record_are_one_transaction(folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_each_bank_has_its_own_secret(tmp_path: Path) -> None:
 def test_recalls_of_before_learn_their_memory(tmp_path: Path) -> None:
     make_folder(tmp_path / "bank")
     db = SqliteDatabase(tmp_path / "bank", 1.0)
-    prepare(db, NOON, upgrade=False, known=MIGRATIONS[:1])
+    prepare(db, NOON, known=MIGRATIONS[:1])
     with db.scope(write=True) as conn:
         conn.exec_driver_sql("INSERT INTO owners (tenant, kind, name) VALUES ('t', 'user', 'a')")
         conn.exec_driver_sql(
@@ -144,6 +144,7 @@ def test_recalls_of_before_learn_their_memory(tmp_path: Path) -> None:
             " VALUES ('turn', 1, 9, 0, 0.5, 0)"
         )
     db.close()
-    with Storage.open(tmp_path / "bank", upgrade=True) as bank, bank._db.scope() as conn:
+    upgrade(tmp_path / "bank")
+    with Storage.open(tmp_path / "bank") as bank, bank._db.scope() as conn:
         assert conn.exec_driver_sql("SELECT chunk_pk, memory_pk FROM recalls").one() == (9, 7)
         assert conn.exec_driver_sql("SELECT forgotten FROM owners").scalar() == 0

@@ -414,7 +414,7 @@ def test_an_older_bank_is_refused_and_upgraded_on_demand_or_not_at_all(
         bank.add(ALICE, [memory("before")])
         newest = MIGRATIONS[-1].name
         with pytest.raises(StoreVersionError, match=r"needs m900.*pg_dump.*--database URL"):
-            prepare(bank._db, NOON, upgrade=False, known=later)
+            prepare(bank._db, NOON, known=later)
         broken = (*later, Migration(901, "m901_break", m901_break))
         with pytest.raises(ConfigError, match=r"no backup.*pg_dump.*--database URL --backed-up"):
             upgrade(tmp_path / "bank", database=url, known=later)
@@ -426,9 +426,9 @@ def test_an_older_bank_is_refused_and_upgraded_on_demand_or_not_at_all(
         assert (done.before, done.steps, done.backup) == (newest, ("m900_add_mood",), None)
         assert upgrade(tmp_path / "bank", database=url, known=later).steps == ()
         assert [each.text for each in bank.list_memories(ALICE)] == ["before"]
-    for again in (False, True):
+    for use in (Storage.open, upgrade):
         with pytest.raises(StoreVersionError, match="Upgrade the package"):
-            Storage.open(tmp_path / "bank", database=url, upgrade=again)
+            use(tmp_path / "bank", database=url)
     with pytest.raises(StoreError, match="There is no bank"):
         upgrade(tmp_path / "nothing", database=url)
 
