@@ -33,8 +33,8 @@ Vectors = NDArray[np.float32]
 # The cosine that 99 % of true question/fact pairs reach. MiniLM: 0.302 for a fact alone, 0.145 if
 # half stand among prose (benchmarks/measure_threshold.py --pairs 1000). bge-m3: not measured yet.
 THRESHOLDS = {"minilm": 0.18, "BAAI/bge-m3": 0.0}
-# Of the best cosine. At 0.7 MiniLM keeps 99.5 % of the right chunks (at 0 all) and 1.3 chunks a
-# question instead of 7.9 (benchmarks/measure_shares.py).
+# Of the most relevant. By cosine alone, 0.7 keeps 99.5 % of MiniLM's right chunks (0 keeps all) and
+# 1.3 chunks a question instead of 7.9 (benchmarks/measure_shares.py).
 SHARES_OF_BEST = {"minilm": 0.7}
 _NO_LIMIT, _BATCH = 1 << 20, 32
 _CHARS_PER_TOKEN = 32  # no text worth embedding has longer wordpieces on average
@@ -67,7 +67,10 @@ class Embedder(Protocol):
 
     @property
     def share_of_best(self) -> float:
-        """Share of the best chunk's cosine below which a chunk is not recalled; 0 drops none."""
+        """Share of the best chunk's relevance below which a chunk is not recalled; 0 drops none.
+
+        Relevance is cosine and shared words, as :mod:`memlong_agent.memory.recall` adds them.
+        """
 
     def embed_query(self, text: str) -> Vectors:
         """A unit vector (E,) of a question; of its last `max_tokens` when it is longer."""

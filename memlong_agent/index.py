@@ -1,4 +1,4 @@
-"""Exact search over unit vectors, and the arithmetic that turns two rankings into one.
+"""Exact search over unit vectors.
 
 In: ids with vectors (N, E); a query (E,). Out: ids and cosines, best first. Both back ends keep
 fp16 rows and give the same answer, bit for bit, ties included. The index is a cache: it knows no
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -284,21 +284,6 @@ def rescore(query: Vectors, ids: Ids, vectors: Vectors, k: int) -> tuple[Ids, Ve
             f"{(ids.size, query.size)}; got {vectors.shape}. Pass one vector an id."
         )
     return _best(query, ids, vectors, k)
-
-
-def fuse(
-    dense_ids: Sequence[int], lexical_ids: Sequence[int], k: int = 60, depth: int = 50
-) -> list[int]:
-    """Ids of both rankings ordered by reciprocal-rank fusion: the sum of 1 / (k + rank), from 1.
-
-    Only the first `depth` of each ranking count; ties go to the lower id.
-    """
-    scores: dict[int, float] = {}
-    for ranking in (dense_ids, lexical_ids):
-        first_seen = list(dict.fromkeys(int(i) for i in ranking[:depth]))
-        for rank, i in enumerate(first_seen, 1):
-            scores[i] = scores.get(i, 0.0) + 1.0 / (k + rank)
-    return sorted(scores, key=lambda i: (-scores[i], i))
 
 
 def _best(query: Vectors, ids: Ids, vectors: Vectors, k: int) -> tuple[Ids, Vectors]:

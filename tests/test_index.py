@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memlong_agent.errors import ConfigError
-from memlong_agent.index import FaissIndex, TorchIndex, fuse, make_index, rescore
+from memlong_agent.index import FaissIndex, TorchIndex, make_index, rescore
 
 BACKENDS = ["torch", "faiss"]
 
@@ -271,21 +270,3 @@ def test_last_event_starts_at_zero_and_is_the_callers(backend):
     index.last_event = 41
     index.add(np.array([1], np.int64), unit([[1, 0, 0]]))
     assert index.last_event == 41
-
-
-def test_fusion_is_the_sum_of_reciprocal_ranks_with_ties_by_id():
-    assert fuse([5, 3, 9], []) == [5, 3, 9]
-    assert fuse([7, 1], [1, 7]) == [1, 7]  # equal sums: the lower id
-    assert fuse([4, 2], [2, 8]) == [2, 4, 8]  # 1/62 + 1/61 > 1/61 > 1/62
-    assert fuse([8], [2]) == [2, 8]
-    assert fuse([1, 2, 3], [3], depth=2) == [1, 3, 2]  # 3 is beyond the depth of the first arm
-    assert fuse([1, 1, 2], [2]) == [2, 1]  # a repeated id counts once
-    assert fuse([], []) == []
-
-
-@given(a=st.lists(st.integers(0, 30), unique=True), b=st.lists(st.integers(0, 30), unique=True))
-def test_fusion_orders_every_id_once(a, b):
-    fused = fuse(np.array(a, np.int64), b)
-    assert sorted(fused) == sorted({*a, *b})
-    worth = {i: sum(1 / (61 + arm.index(i)) for arm in (a, b) if i in arm) for i in fused}
-    assert all(worth[x] >= worth[y] - 1e-15 for x, y in pairwise(fused))

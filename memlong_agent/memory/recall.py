@@ -1,7 +1,8 @@
-"""Which chunks answer a question: two arms, one order, one threshold.
+"""Which chunks answer a question: two arms, one order, two floors.
 
 In: an owner's question. Out: chunks with their cosines, best first. It reads no K/V and counts
-nothing. The dense arm and the lexical arm rank; reciprocal-rank fusion orders; the cosine decides.
+nothing. The dense arm and the lexical arm propose; relevance, which is cosine and shared words,
+orders; what is far from the question or far behind the best is dropped.
 
 Letters: N chunks, E embedding dimensions.
 """
@@ -14,21 +15,22 @@ from typing import TypeVar
 
 from memlong_agent.embedding import Embedder
 from memlong_agent.errors import ConfigError
-from memlong_agent.index import Backend, Ids, Vectors, fuse, rescore
+from memlong_agent.index import Backend, Ids, Vectors, rescore
 from memlong_agent.memory.indexes import OwnerIndexes
 from memlong_agent.storage import LexicalHit, Owner, Storage, StoredChunk
 
 CANDIDATES = 4  # times top_k: enough for fp32 to correct what fp16 ranked
-DEPTH = 50  # of each arm, for fusion
-# Of the floor, for the first of the lexical arm on a rare term. Without any floor for it, none of
-# 63 chunks that it brought back over 280 questions was the right one.
+DEPTH = 50  # of the lexical arm
+# Of the threshold, for the first of the lexical arm on a rare term. Without any for it, none of 63
+# chunks that it brought back over 280 questions was the right one.
 _CERTAIN = 0.5
 _WIDER = 4
 # Nats that a chunk of no relevance is behind the best. memlong-tiny, four times 100 facts among a
 # novel: 94, 93, 93, 93 right at 0; 97, 100, 98, 96 at 8; 97, 100, 99, 96 at 14.
 PRIOR = 14.0
 # Of the lexical score, beside the cosine. The most relevant candidate is then the right one for 738
-# of 780 questions (600 among a novel: 591); for 733 by the cosine alone, for 659 by fused rank.
+# of 780 questions (600 among a novel: 591); for 733 by the cosine alone, for 659 by reciprocal-rank
+# fusion of the arms.
 _WORDS = 0.01
 _MOST_WORDS = 0.3  # cosine that shared words can be worth: a long question shares many
 
@@ -82,33 +84,32 @@ class Finder:
 
     def _ranked(self, question: Question, top_k: int, vector: Vectors | None) -> list[Found]:
         seen = _Seen(self._storage, question)
-        depth = max(DEPTH, top_k)
-        lexical = self._lexical_arm(question, seen, depth)
-        ranked = [hit.pk for hit in lexical]
-        words = {hit.pk: hit.score for hit in lexical}
+        lexical = self._lexical_arm(question, seen, max(DEPTH, top_k))
+        words = {hit.pk: min(_WORDS * hit.score, _MOST_WORDS) for hit in lexical}
         if vector is None:
-            return _found(ranked[:top_k], seen, dict.fromkeys(ranked, 0.0), words)
+            return _found(list(words)[:top_k], seen, dict.fromkeys(words, 0.0), words)
         near = self._dense_arm(question, seen, vector, CANDIDATES * top_k)
-        cosines = self._cosines(question.owner, vector, near + ranked)
-        dense = sorted(near, key=lambda pk: (-cosines[pk], pk))
+        cosines = self._cosines(question.owner, vector, [*near, *words])
         certain = {hit.pk for hit in lexical[:1] if hit.rare}
-        order = fuse(dense, ranked, depth=depth)
-        floor = self._floor(cosines)
-        good = [pk for pk in order if cosines[pk] >= floor * (_CERTAIN if pk in certain else 1)]
-        return _found(good[:top_k], seen, cosines, words)
+        relevance = {
+            pk: cosine + words.get(pk, 0.0)
+            for pk, cosine in cosines.items()
+            if cosine >= self._embedder.threshold * (_CERTAIN if pk in certain else 1)
+        }
+        return _found(self._near_best(relevance)[:top_k], seen, cosines, relevance)
 
     def forget(self, owner: Owner) -> None:
         """Drop what is kept of an owner who is erased."""
         self._indexes.forget(owner)
 
-    def _floor(self, cosines: Mapping[int, float]) -> float:
-        """The cosine below which a chunk is dropped: absolute, and relative to the best.
+    def _near_best(self, relevance: Mapping[int, float]) -> list[int]:
+        """Keys, best first, without those that are far behind.
 
-        What is much farther than the best chunk rarely answers too, and every chunk that does not
-        answer draws attention from the one that does.
+        They rarely answer too, and what does not answer draws attention from what does.
         """
-        best = max(cosines.values(), default=0.0)
-        return max(self._embedder.threshold, self._embedder.share_of_best * best)
+        order = sorted(relevance, key=lambda pk: (-relevance[pk], pk))
+        floor = self._embedder.share_of_best * max(relevance.values(), default=0.0)
+        return [pk for pk in order if relevance[pk] >= floor]
 
     def _lexical_arm(self, question: Question, seen: _Seen, want: int) -> list[LexicalHit]:
         def ask(depth: int) -> list[LexicalHit]:
@@ -155,10 +156,9 @@ def log_priors(relevances: Sequence[float]) -> list[float]:
 
 
 def _found(
-    pks: Sequence[int], seen: _Seen, cosines: Mapping[int, float], words: Mapping[int, float]
+    pks: Sequence[int], seen: _Seen, cosines: Mapping[int, float], relevance: Mapping[int, float]
 ) -> list[Found]:
-    shared = {pk: min(_WORDS * score, _MOST_WORDS) for pk, score in words.items()}
-    priors = log_priors([cosines[pk] + shared.get(pk, 0.0) for pk in pks])
+    priors = log_priors([relevance[pk] for pk in pks])
     return [Found(seen[pk], cosines[pk], prior) for pk, prior in zip(pks, priors, strict=True)]
 
 

@@ -77,30 +77,35 @@ def test_dense_order_is_the_brute_force_order(backend: str, top_k: int) -> None:
             assert recalled(bank, query, top_k) == expected
 
 
-def test_the_order_is_the_fusion_of_both_arms() -> None:
-    """Reciprocal ranks written out: 1 / (60 + rank) in each arm, first 50 of each."""
+def test_the_order_is_cosine_and_shared_words() -> None:
+    """Relevance written out: cosine and a hundredth of the lexical score, 0.3 of it at most."""
     embedder = HashEmbedder()
     with open_bank(embedder=embedder) as bank:
         notes = filled(bank, 300)
         for query in ("kelp iris n7", "n12 n200 birch", "nothing of theirs"):
-            dense = by_cosine(embedder, query, notes)[:32]
-            lexical = [
-                notes[hit.pk - 1] for hit in bank._storage.search(ALICE, query, depth=50)
-            ]  # keys begin at 1 and follow the notes
-            scores = dict.fromkeys([*dense, *lexical], 0.0)
-            for ranking in (dense, lexical):
-                for rank, note in enumerate(ranking, 1):
-                    scores[note] += 1 / (60 + rank)
             cosine = dict(
                 zip(notes, embedder.embed_texts(notes) @ embedder.embed_query(query), strict=True)
             )
-            good = [note for note in scores if cosine[note] >= 0 or note in lexical[:1]]
-            expected = sorted(good, key=lambda note: (-scores[note], notes.index(note)))[:8]
+            relevance = {note: cosine[note] for note in by_cosine(embedder, query, notes)[:32]}
+            for hit in bank._storage.search(ALICE, query, depth=50):
+                note = notes[hit.pk - 1]  # keys begin at 1 and follow the notes
+                relevance[note] = cosine[note] + min(0.01 * hit.score, 0.3)
+            good = [note for note in relevance if cosine[note] >= 0]
+            expected = sorted(good, key=lambda note: (-relevance[note], notes.index(note)))[:8]
             found = bank.search(ALICE, query, top_k=8)
             assert texts(found) == expected
             assert [each.score for each in found] == pytest.approx(
                 [cosine[note] for note in expected], abs=1e-6
             )
+
+
+def test_what_is_far_behind_the_best_in_cosine_and_words_is_dropped() -> None:
+    embedder = Compass()
+    embedder.share_of_best = 0.8  # of cos 20 = 0.94: 0.75, the cosine of 41.2 degrees
+    with open_bank(embedder=embedder, clock=Clock()) as bank:
+        bank.add(ALICE, [draft("best @20"), draft("quagga @42"), draft("okapi @42")])
+        assert recalled(bank, "east") == ["best @20"]
+        assert recalled(bank, "quagga") == ["best @20", "quagga @42"]
 
 
 def test_faiss_and_torch_recall_the_same() -> None:
@@ -169,7 +174,7 @@ def test_below_the_threshold_nothing_is_recalled(bank: MemoryBank) -> None:
 def test_the_first_lexical_hit_on_a_rare_word_needs_half_the_threshold(bank: MemoryBank) -> None:
     both, one = draft("zebra quagga @70"), draft("zebra @71")
     bank.add(ALICE, [both, one, draft("near @10"), draft("far @70")])
-    assert recalled(bank, "zebra quagga") == ["zebra quagga @70", "near @10"]
+    assert recalled(bank, "zebra quagga") == ["near @10", "zebra quagga @70"]
     scores = {hit.chunk.text: hit.score for hit in bank.recall(ALICE, "zebra quagga", top_k=8)}
     assert scores["zebra quagga @70"] == pytest.approx(np.cos(np.radians(70)), abs=1e-6)
 
