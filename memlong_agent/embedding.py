@@ -67,10 +67,7 @@ class Embedder(Protocol):
 
     @property
     def share_of_best(self) -> float:
-        """Share of the best chunk's relevance below which a chunk is not recalled; 0 drops none.
-
-        Relevance is cosine and shared words, as :mod:`memlong_agent.memory.recall` adds them.
-        """
+        """Share of the best cosine with shared words below which none is recalled; 0 drops none."""
 
     def embed_query(self, text: str) -> Vectors:
         """A unit vector (E,) of a question; of its last `max_tokens` when it is longer."""
