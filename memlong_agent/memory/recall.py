@@ -20,7 +20,9 @@ from memlong_agent.memory.indexes import OwnerIndexes
 from memlong_agent.storage import LexicalHit, Owner, Storage, StoredChunk
 
 CANDIDATES = 4  # times top_k: enough for fp32 to correct what fp16 ranked
-DEPTH = 50  # of the lexical arm
+# Of the lexical arm. Among a novel the right chunk is as often found as at 50 (1983 of 2,000
+# questions; 1984) and as often the most relevant (1955; 1954); each of 100,000 costs 0.03 ms.
+DEPTH = 16
 # Of the threshold, for the first of the lexical arm on a rare term. Without any for it, none of 63
 # chunks that it brought back over 280 questions was the right one.
 _CERTAIN = 0.5

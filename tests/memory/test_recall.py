@@ -28,7 +28,7 @@ from memlong_agent.embedding import HashEmbedder
 from memlong_agent.errors import ConfigError
 from memlong_agent.memory import Hit, MemoryBank
 from memlong_agent.memory.indexes import OwnerIndexes
-from memlong_agent.memory.recall import log_priors, widened
+from memlong_agent.memory.recall import DEPTH, log_priors, widened
 from memlong_agent.storage import Storage, StoredChunk
 
 WORDS = ["amber", "birch", "cedar", "dahlia", "elder", "fern", "gorse", "hazel", "iris", "kelp"]
@@ -87,7 +87,7 @@ def test_the_order_is_cosine_and_shared_words() -> None:
                 zip(notes, embedder.embed_texts(notes) @ embedder.embed_query(query), strict=True)
             )
             relevance = {note: cosine[note] for note in by_cosine(embedder, query, notes)[:32]}
-            for hit in bank._storage.search(ALICE, query, depth=50):
+            for hit in bank._storage.search(ALICE, query, depth=DEPTH):
                 note = notes[hit.pk - 1]  # keys begin at 1 and follow the notes
                 relevance[note] = cosine[note] + min(0.01 * hit.score, 0.3)
             good = [note for note in relevance if cosine[note] >= 0]
