@@ -71,7 +71,7 @@ class Hit:
     """Cosine of query and chunk; 0.0 under `embedder="lexical"`."""
     kv: KVChunk
     rank: int
-    """Place in the fused order, from 0."""
+    """Place in the order of relevance, from 0."""
     log_prior: float
     """What the chunk adds to its attention logits: 0 for the best by cosine and shared words."""
 
