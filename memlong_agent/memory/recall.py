@@ -1,14 +1,15 @@
 """Which chunks answer a question: two arms, one order, two floors.
 
 In: an owner's question. Out: chunks with their cosines, best first. It reads no K/V and counts
-nothing. The dense arm and the lexical arm propose; relevance, which is cosine and shared words,
-orders; what is far from the question or far behind the best is dropped.
+nothing. The dense arm and the lexical arm propose; relevance, which is cosine, shared words and
+whose "I" it is, orders; what is far from the question or far behind the best is dropped.
 
 Letters: N chunks, E embedding dimensions.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,6 +33,11 @@ PRIOR = 14.0
 # right chunk first more often than the cosine alone, or than reciprocal-rank fusion of the arms.
 _WORDS = 0.01
 _MOST_WORDS = 0.3  # cosine that shared words can be worth: a long question shares many
+# Cosine that what was said is worth over what was read, for a question in the first person: the "I"
+# of a novel is not the one who asks. More would bury what a diary holds among the documents
+# (benchmarks/measure_relevance.py). "Tell me" says nothing about who is asked about.
+SAID = 0.05
+_FIRST_PERSON = re.compile(r"\b(?:i|my|mine|we|our|ours)\b", re.IGNORECASE)
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -59,7 +65,7 @@ class Found:
     score: float
     """Cosine; 0.0 without vectors."""
     log_prior: float
-    """What it adds to its attention logits: 0 for the best by cosine and shared words."""
+    """What it adds to its attention logits: 0 for the most relevant."""
 
 
 class Finder:
@@ -90,8 +96,9 @@ class Finder:
         near = self._dense_arm(question, seen, vector, CANDIDATES * top_k)
         cosines = self._cosines(question.owner, vector, [*near, *words])
         certain = {hit.pk for hit in lexical[:1] if hit.rare}
+        own = SAID if is_first_person(question.text) else 0.0
         relevance = {
-            pk: cosine + words.get(pk, 0.0)
+            pk: cosine + words.get(pk, 0.0) + own * seen[pk].said
             for pk, cosine in cosines.items()
             if cosine >= self._embedder.threshold * (_CERTAIN if pk in certain else 1)
         }
@@ -140,6 +147,11 @@ class Finder:
             ids, scores = rescore(vector, ids, vectors, ids.size)
             cosines.update(zip(ids.tolist(), scores.tolist(), strict=True))
         return cosines
+
+
+def is_first_person(question: str) -> bool:
+    """Whether a question in English is about who asks it, or those beside them."""
+    return _FIRST_PERSON.search(question) is not None
 
 
 def log_priors(relevances: Sequence[float]) -> list[float]:

@@ -140,6 +140,11 @@ class StoredChunk:
     pending: str | None
     expires_at: datetime | None
 
+    @property
+    def said(self) -> bool:
+        """Whether it was said in a chat or told, and not read in a document."""
+        return self.role != "document"
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkAge:

@@ -99,6 +99,48 @@ def test_the_order_is_cosine_and_shared_words() -> None:
             )
 
 
+@pytest.mark.parametrize(
+    ("question", "said_first"),
+    [
+        ("What am I afraid of?", True),
+        ("what's my dog called", True),
+        ("WHERE DO WE PARK", True),
+        ("Whose are ours?", True),
+        ("What is Pip afraid of?", False),
+        ("Tell me what the myna is called.", False),
+        ("How was it in Mystic, Iowa?", False),
+    ],
+)
+def test_in_the_first_person_what_was_said_comes_before_what_was_read(
+    bank: MemoryBank, question: str, said_first: bool
+) -> None:
+    read = {"role": "document", "source": "novel.txt", "session": None}
+    bank.add(ALICE, [draft("read @40", **read), draft("read far @44", **read), draft("said @42")])
+    hits = {hit.chunk.text: hit for hit in bank.recall(ALICE, question, top_k=8)}
+    order = sorted(hits, key=lambda text: hits[text].rank)
+    assert order == (
+        ["said @42", "read @40", "read far @44"]
+        if said_first
+        else ["read @40", "said @42", "read far @44"]
+    )
+    priors = [hits[text].log_prior for text in order]
+    assert priors[0] == 0.0 > priors[1] > priors[2], "the prior follows the order"
+    assert hits["said @42"].score == pytest.approx(np.cos(np.radians(42)), abs=1e-6)
+
+
+def test_in_the_first_person_the_worth_of_what_was_said_is_five_hundredths(
+    bank: MemoryBank,
+) -> None:
+    read = {"role": "document", "source": "novel.txt", "session": None}
+    bank.add(
+        ALICE, [draft("read @30", **read), draft("said @36"), draft("user said @37", role="user")]
+    )
+    # cos 30 = 0.866, cos 36 = 0.809, cos 37 = 0.799
+    assert recalled(bank, "my east") == ["read @30", "said @36", "user said @37"]
+    bank.add(ALICE, [draft("said too @34", role="assistant")])  # cos 34 = 0.829
+    assert recalled(bank, "my east")[0] == "said too @34"
+
+
 def test_what_is_far_behind_the_best_in_cosine_and_words_is_dropped() -> None:
     embedder = Compass()
     embedder.share_of_best = 0.8  # of cos 20 = 0.94: 0.75, the cosine of 41.2 degrees
