@@ -5,7 +5,7 @@ after them. Out: a line for each worth of what was said, where the fact stands a
 about: questions, those whose most relevant chunk holds the answer, those with the answer among
 what is recalled, chunks a question. No model answers.
 `python benchmarks/measure_relevance.py --text NOVEL.txt` gave `SAID` in
-`memlong_agent/memory/recall.py`. A minute a seed.
+`memlong_agent/memory/recall.py`. A minute a seed and novel.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pathlib import Path
 
 from memlong_agent import MemLong
 from memlong_agent.memory import recall
-from memlong_agent.training.facts import Fact, make_facts
+from memlong_agent.training.facts import Fact, is_exact, make_facts
 
-FACTS, USER, PASSAGE = 100, "user-1", 80  # words of prose around a fact that is read
+FACTS, USER = 100, "user-1"
+PASSAGE = 80  # words of the text around a fact that is read
 
 
 @dataclass
@@ -33,6 +34,15 @@ class Count:
     first: int = 0
     found: int = 0
     chunks: int = 0
+
+    def ask(self, ml: MemLong, fact: Fact) -> None:
+        """One more."""
+        hits = ml.memories(user_id=USER).search(fact.ask)
+        right = [is_exact(hit.text, fact.answer, ()) for hit in hits]
+        self.asked += 1
+        self.first += any(right[:1])
+        self.found += any(right)
+        self.chunks += len(hits)
 
     def line(self) -> str:
         """For people."""
@@ -82,13 +92,7 @@ def main() -> None:
                 person = "first" if recall.is_first_person(fact.ask) else "third"
                 for worth in options.said:
                     recall.SAID = worth
-                    hits = ml.memories(user_id=USER).search(fact.ask)
-                    right = [fact.answer in hit.text for hit in hits]
-                    count = counts[held, person, worth]
-                    count.asked += 1
-                    count.first += any(right[:1])
-                    count.found += any(right)
-                    count.chunks += len(hits)
+                    counts[held, person, worth].ask(ml, fact)
     for (held, person, worth), count in sorted(counts.items()):
         sys.stdout.write(f"fact {held}, {person} person, worth {worth:g}: {count.line()}\n")
 

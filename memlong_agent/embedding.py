@@ -67,7 +67,7 @@ class Embedder(Protocol):
 
     @property
     def share_of_best(self) -> float:
-        """Share of the best relevance (cosine and words) below which none is recalled; 0: all."""
+        """Share of the best relevance below which none is recalled; 0: all."""
 
     def embed_query(self, text: str) -> Vectors:
         """A unit vector (E,) of a question; of its last `max_tokens` when it is longer."""

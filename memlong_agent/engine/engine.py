@@ -67,18 +67,20 @@ class Engine(Encoder):
         self,
         owner: Owner,
         query: str,
+        generated: str = "",
         *,
         session: str | None,
         turn: str,
         top_k: int,
         window_ids: Callable[[], Sequence[int]],
     ) -> Recalled:
-        """The chunks of `owner` nearest to `query` that are not in the prompt already, placed."""
+        """The chunks of `owner` that answer best and are not in the prompt already, placed."""
         live = self.tokenizer.decode(list(window_ids()), skip_special_tokens=True)
         hits = self.bank.recall(
             owner,
             query,
             top_k=top_k,
+            generated=generated,
             scope=self.settings.scope,
             session=session,
             turn=turn,

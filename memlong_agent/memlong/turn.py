@@ -146,10 +146,13 @@ class Turns:
             engine.settings.recall_every if turn.memory else 0,
         )
 
-    def _recall(self, turn: Turn, owner: Owner, window: LiveWindow, more: str = "") -> Recalled:
+    def _recall(
+        self, turn: Turn, owner: Owner, window: LiveWindow, generated: str = ""
+    ) -> Recalled:
         recalled = self._engine.recall(
             owner,
-            turn.text + more,
+            turn.text,
+            generated,
             session=self._session_id,
             turn=turn.id,
             top_k=self._engine.settings.top_k,
@@ -172,7 +175,7 @@ class Turns:
         tail = self._engine.tokenizer.decode(
             list(generated[-_QUERY_TAIL:]), skip_special_tokens=True
         )
-        found = self._recall(turn, self._owner, window, f"\n{tail}")
+        found = self._recall(turn, self._owner, window, tail)
         if found.chunk_pks != turn.recalled.chunk_pks:
             turn.recalled = found
         return turn.recalled.memory

@@ -144,6 +144,7 @@ class MemoryBank(ForgettingBank, Closing):
         query: str,
         *,
         top_k: int,
+        generated: str = "",
         scope: Scope = "owner",
         session: str | None = None,
         turn: str | None = None,
@@ -155,6 +156,7 @@ class MemoryBank(ForgettingBank, Closing):
             query: The user's new text; of a long one the embedder reads the last part. A blank one
                 recalls nothing.
             top_k: Most chunks, 1 or more.
+            generated: The newest text of the reply so far, searched for with the query.
             scope: `owner` looks at all the owner's memories, `session` only at those of `session`.
             turn: The running turn; it recalls what it has pending itself.
             absent: Says of a chunk whether it is absent from the prompt; the others are left out.
@@ -166,7 +168,7 @@ class MemoryBank(ForgettingBank, Closing):
         if scope == "session" and session is None:
             raise ConfigError("scope='session' needs a session. Pass its id, or use scope='owner'.")
         narrowed = session if scope == "session" else None
-        question = Question(owner, query, narrowed, turn, absent)
+        question = Question(owner, query, generated, narrowed, turn, absent)
         for _ in range(_TRIES - 1):
             with suppress(MemoryNotFoundError):  # forgotten since it was found: look again
                 return self._recalled(question, top_k)
@@ -184,7 +186,7 @@ class MemoryBank(ForgettingBank, Closing):
         self, owner: Owner, query: str, *, top_k: int, session: str | None = None
     ) -> builtins.list[Recall]:
         """The ranking of :meth:`recall`, best first, without K/V; counts nothing."""
-        found = self._finder.find(Question(owner, query, session), top_k)
+        found = self._finder.find(Question(owner, query, session=session), top_k)
         return [recall_record(each.chunk, each.score) for each in found]
 
     def get(self, owner: Owner, memory_id: str) -> Memory:

@@ -73,7 +73,7 @@ class Hit:
     rank: int
     """Place in the order of relevance, from 0."""
     log_prior: float
-    """What the chunk adds to its attention logits: 0 for the best by cosine and shared words."""
+    """What the chunk adds to its attention logits: 0 for the most relevant."""
 
 
 def embedded_parts(header: str, body: str) -> list[str]:

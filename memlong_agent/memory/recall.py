@@ -35,7 +35,8 @@ _WORDS = 0.01
 _MOST_WORDS = 0.3  # cosine that shared words can be worth: a long question shares many
 # Cosine that what was said is worth over what was read, for a question in the first person: the "I"
 # of a novel is not the one who asks. More would bury what a diary holds among the documents
-# (benchmarks/measure_relevance.py). "Tell me" says nothing about who is asked about.
+# (MiniLM; benchmarks/measure_relevance.py). "Tell me" and "remind us" say nothing about who is
+# asked about.
 SAID = 0.05
 _FIRST_PERSON = re.compile(r"\b(?:i|my|mine|we|our|ours)\b", re.IGNORECASE)
 
@@ -49,12 +50,20 @@ class Question:
 
     owner: Owner
     text: str
+    """Of who asks."""
+    generated: str = ""
+    """The newest of the reply so far: searched for too, but its "I" is not who asks."""
     session: str | None = None
     """Only this session of the owner; None is all of them."""
     turn: str | None = None
     """The running turn, which may recall what it has pending."""
     absent: Callable[[StoredChunk], bool] | None = None
     """Whether a chunk is absent from the prompt; those that are in it are not found again."""
+
+    @property
+    def query(self) -> str:
+        """All that is searched for."""
+        return f"{self.text}\n{self.generated}" if self.generated else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +89,10 @@ class Finder:
         """At most `top_k` chunks, best first. ConfigError unless top_k is 1 or more."""
         if top_k < 1:
             raise ConfigError(f"top_k={top_k}: ask for 1 chunk or more.")
-        if not question.text.strip():
+        if not question.query.strip():
             return []
         dense = self._embedder.dimensions > 0
-        vector = self._embedder.embed_query(question.text) if dense else None  # (E,)
+        vector = self._embedder.embed_query(question.query) if dense else None  # (E,)
         with self._storage.snapshot():
             return self._ranked(question, top_k, vector)
 
@@ -96,9 +105,9 @@ class Finder:
         near = self._dense_arm(question, seen, vector, CANDIDATES * top_k)
         cosines = self._cosines(question.owner, vector, [*near, *words])
         certain = {hit.pk for hit in lexical[:1] if hit.rare}
-        own = SAID if is_first_person(question.text) else 0.0
+        worth = SAID if is_first_person(question.text) else 0.0
         relevance = {
-            pk: cosine + words.get(pk, 0.0) + own * seen[pk].said
+            pk: cosine + words.get(pk, 0.0) + worth * seen[pk].said
             for pk, cosine in cosines.items()
             if cosine >= self._embedder.threshold * (_CERTAIN if pk in certain else 1)
         }
@@ -121,7 +130,7 @@ class Finder:
         def ask(depth: int) -> list[LexicalHit]:
             return self._storage.search(
                 question.owner,
-                question.text,
+                question.query,
                 turn=question.turn,
                 session=question.session,
                 depth=depth,
@@ -150,7 +159,10 @@ class Finder:
 
 
 def is_first_person(question: str) -> bool:
-    """Whether a question in English is about who asks it, or those beside them."""
+    """Whether a question in English is about who asks it, or those beside them.
+
+    By its words: a lone "i" of another language passes too, and other languages' own do not.
+    """
     return _FIRST_PERSON.search(question) is not None
 
 

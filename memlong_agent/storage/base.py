@@ -142,7 +142,7 @@ class StoredChunk:
 
     @property
     def said(self) -> bool:
-        """Whether it was said in a chat or told, and not read in a document."""
+        """Whether somebody said it; False for what was read in a document."""
         return self.role != "document"
 
 

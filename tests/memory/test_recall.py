@@ -31,6 +31,7 @@ from memlong_agent.memory.indexes import OwnerIndexes
 from memlong_agent.memory.recall import DEPTH, log_priors, widened
 from memlong_agent.storage import Storage, StoredChunk
 
+READ: dict[str, Any] = {"role": "document", "source": "novel.txt", "session": None}
 WORDS = ["amber", "birch", "cedar", "dahlia", "elder", "fern", "gorse", "hazel", "iris", "kelp"]
 
 
@@ -114,8 +115,7 @@ def test_the_order_is_cosine_and_shared_words() -> None:
 def test_in_the_first_person_what_was_said_comes_before_what_was_read(
     bank: MemoryBank, question: str, said_first: bool
 ) -> None:
-    read = {"role": "document", "source": "novel.txt", "session": None}
-    bank.add(ALICE, [draft("read @40", **read), draft("read far @44", **read), draft("said @42")])
+    bank.add(ALICE, [draft("read @40", **READ), draft("read far @44", **READ), draft("said @42")])
     hits = {hit.chunk.text: hit for hit in bank.recall(ALICE, question, top_k=8)}
     order = sorted(hits, key=lambda text: hits[text].rank)
     assert order == (
@@ -128,12 +128,28 @@ def test_in_the_first_person_what_was_said_comes_before_what_was_read(
     assert hits["said @42"].score == pytest.approx(np.cos(np.radians(42)), abs=1e-6)
 
 
+def test_what_was_said_is_not_lifted_over_the_threshold_and_what_was_read_falls_behind() -> None:
+    embedder = Compass()
+    embedder.share_of_best = 0.9
+    with open_bank(embedder=embedder, clock=Clock()) as bank:
+        bank.add(ALICE, [draft("said @61")])  # cos 61 = 0.485, below 0.5
+        assert recalled(bank, "my east") == []
+        bank.add(ALICE, [draft("said @10"), draft("read @25", **READ)])  # cos 25 = 0.906
+        assert recalled(bank, "east") == ["said @10", "read @25"]
+        assert recalled(bank, "my east") == ["said @10"], "0.9 of 0.985 and 0.05"
+
+
+def test_the_reply_so_far_is_searched_for_but_does_not_ask(bank: MemoryBank) -> None:
+    bank.add(ALICE, [draft("read @40", **READ), draft("said @42"), draft("quagga @40")])
+    assert recalled(bank, "east", generated="I think")[0] == "read @40"
+    assert recalled(bank, "east", generated="a quagga")[0] == "quagga @40"
+
+
 def test_in_the_first_person_the_worth_of_what_was_said_is_five_hundredths(
     bank: MemoryBank,
 ) -> None:
-    read = {"role": "document", "source": "novel.txt", "session": None}
     bank.add(
-        ALICE, [draft("read @30", **read), draft("said @36"), draft("user said @37", role="user")]
+        ALICE, [draft("read @30", **READ), draft("said @36"), draft("user said @37", role="user")]
     )
     # cos 30 = 0.866, cos 36 = 0.809, cos 37 = 0.799
     assert recalled(bank, "my east") == ["read @30", "said @36", "user said @37"]
