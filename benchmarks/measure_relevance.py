@@ -20,6 +20,7 @@ from pathlib import Path
 
 from memlong_agent import MemLong
 from memlong_agent.memory import recall
+from memlong_agent.memory.asking import is_first_person
 from memlong_agent.training.facts import Fact, is_exact, make_facts
 
 FACTS, USER = 100, "user-1"
@@ -89,7 +90,7 @@ def main() -> None:
             filled(ml, facts, options.text.read_text(encoding="utf-8"), rng)
             for number, fact in enumerate(facts):
                 held = "said" if number < FACTS // 2 else "read"
-                person = "first" if recall.is_first_person(fact.ask) else "third"
+                person = "first" if is_first_person(fact.ask) else "third"
                 for worth in options.said:
                     recall.SAID = worth
                     counts[held, person, worth].ask(ml, fact)

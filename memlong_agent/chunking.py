@@ -29,12 +29,12 @@ CHUNKING_VERSION = "1"
 _MIN_BODY_TOKENS = 16
 _SOURCE_CHARS = 40
 _BLOCK_CHARS = 1 << 16
-_LOOKBEHIND_CHARS = 64  # _BORDER looks 41 characters back
+_LOOKBEHIND_CHARS = 64  # BORDER looks 41 characters back
 _SPANS_PER_BATCH = 256  # spans tokenized by one call
 _CHARS_PER_TOKEN = 4  # a span longer than 4 x chunk_tokens would hardly fit a chunk
 _EMPTY = "The text is empty. Pass a text with at least one visible character."
 
-_BORDER = re.compile(
+BORDER = re.compile(
     r"\n(?:[^\S\n]*\n)+"  # blank lines
     # A line end; but in a line of 40 or more characters a lower-case letter after it means that
     # the prose is hard-wrapped and the sentence goes on.
@@ -277,7 +277,7 @@ def _spans(blocks: Iterable[str], longest: int) -> Iterator[str]:
 
 
 def _span_end(buffer: str, at: int, longest: int) -> int:
-    border = _BORDER.search(buffer, at, at + longest)
+    border = BORDER.search(buffer, at, at + longest)
     if border:
         return border.end()
     if len(buffer) - at <= longest:

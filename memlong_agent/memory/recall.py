@@ -9,7 +9,6 @@ Letters: N chunks, E embedding dimensions.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,6 +16,7 @@ from typing import TypeVar
 from memlong_agent.embedding import Embedder
 from memlong_agent.errors import ConfigError
 from memlong_agent.index import Backend, Ids, Vectors, rescore
+from memlong_agent.memory.asking import is_first_person, query_vector
 from memlong_agent.memory.indexes import OwnerIndexes
 from memlong_agent.storage import LexicalHit, Owner, Storage, StoredChunk
 
@@ -35,10 +35,8 @@ _WORDS = 0.01
 _MOST_WORDS = 0.3  # cosine that shared words can be worth: a long question shares many
 # Cosine that what was said is worth over what was read, for a question in the first person: the "I"
 # of a novel is not the one who asks. More would bury what a diary holds among the documents
-# (MiniLM; benchmarks/measure_relevance.py). "Tell me" and "remind us" say nothing about who is
-# asked about.
+# (MiniLM; benchmarks/measure_relevance.py).
 SAID = 0.05
-_FIRST_PERSON = re.compile(r"\b(?:i|my|mine|we|our|ours)\b", re.IGNORECASE)
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -61,9 +59,9 @@ class Question:
     """Whether a chunk is absent from the prompt; those that are in it are not found again."""
 
     @property
-    def query(self) -> str:
-        """All that is searched for."""
-        return f"{self.text}\n{self.generated}" if self.generated else self.text
+    def words(self) -> str:
+        """All that the lexical arm looks for."""
+        return f"{self.text}\n{self.generated}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +87,12 @@ class Finder:
         """At most `top_k` chunks, best first. ConfigError unless top_k is 1 or more."""
         if top_k < 1:
             raise ConfigError(f"top_k={top_k}: ask for 1 chunk or more.")
-        if not question.query.strip():
+        if not question.words.strip():
             return []
         dense = self._embedder.dimensions > 0
-        vector = self._embedder.embed_query(question.query) if dense else None  # (E,)
+        vector = None
+        if dense:
+            vector = query_vector(self._embedder, question.text, question.generated)  # (E,)
         with self._storage.snapshot():
             return self._ranked(question, top_k, vector)
 
@@ -130,7 +130,7 @@ class Finder:
         def ask(depth: int) -> list[LexicalHit]:
             return self._storage.search(
                 question.owner,
-                question.query,
+                question.words,
                 turn=question.turn,
                 session=question.session,
                 depth=depth,
@@ -156,14 +156,6 @@ class Finder:
             ids, scores = rescore(vector, ids, vectors, ids.size)
             cosines.update(zip(ids.tolist(), scores.tolist(), strict=True))
         return cosines
-
-
-def is_first_person(question: str) -> bool:
-    """Whether a question in English is about who asks it, or those beside them.
-
-    By its words: a lone "i" of another language passes too, and other languages' own do not.
-    """
-    return _FIRST_PERSON.search(question) is not None
 
 
 def log_priors(relevances: Sequence[float]) -> list[float]:
