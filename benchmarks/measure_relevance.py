@@ -37,7 +37,7 @@ class Count:
     chunks: int = 0
 
     def ask(self, ml: MemLong, fact: Fact) -> None:
-        """One more."""
+        """Search for one more, and count what comes back."""
         hits = ml.memories(user_id=USER).search(fact.ask)
         right = [is_exact(hit.text, fact.answer, ()) for hit in hits]
         self.asked += 1
@@ -46,7 +46,7 @@ class Count:
         self.chunks += len(hits)
 
     def line(self) -> str:
-        """For people."""
+        """What is printed."""
         return (
             f"{self.asked} questions, most relevant right {self.first / self.asked:.1%}, "
             f"found {self.found / self.asked:.1%}, chunks {self.chunks / self.asked:.2f}"
@@ -78,7 +78,7 @@ def filled(ml: MemLong, facts: Sequence[Fact], text: str, rng: random.Random) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--text", type=Path, required=True, help="read after the facts, UTF-8")
+    parser.add_argument("--text", type=Path, required=True, help="a novel, UTF-8")
     parser.add_argument("--seeds", type=int, nargs="+", default=[31, 32, 33, 34])
     parser.add_argument("--said", type=float, nargs="+", default=[0.0, 0.03, 0.05, 0.1, 0.2])
     options = parser.parse_args()

@@ -152,7 +152,7 @@ class Turns:
         recalled = self._engine.recall(
             owner,
             turn.text,
-            generated,
+            generated=generated,
             session=self._session_id,
             turn=turn.id,
             top_k=self._engine.settings.top_k,

@@ -153,8 +153,8 @@ class MemoryBank(ForgettingBank, Closing):
         """The chunks that answer `query` best, in the order of time (created_at, memory, ordinal).
 
         Args:
-            query: The user's new text; of a long one the embedder reads the last part. A blank one
-                recalls nothing.
+            query: The user's new text; of a long one the embedder reads the last part. Blank, with
+                nothing generated, it recalls nothing.
             top_k: Most chunks, 1 or more.
             generated: The newest text of the reply so far, searched for with the query.
             scope: `owner` looks at all the owner's memories, `session` only at those of `session`.

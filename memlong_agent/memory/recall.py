@@ -2,7 +2,8 @@
 
 In: an owner's question. Out: chunks with their cosines, best first. It reads no K/V and counts
 nothing. The dense arm and the lexical arm propose; relevance, which is cosine, shared words and
-whose "I" it is, orders; what is far from the question or far behind the best is dropped.
+whose "I" it is, orders (without vectors, the words alone); what is far from the question or far
+behind the best is dropped.
 
 Letters: N chunks, E embedding dimensions.
 """

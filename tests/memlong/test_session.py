@@ -10,6 +10,7 @@ import pytest
 
 from memlong_agent import ConfigError, ContextOverflowError, MemLong, MemLongError
 from memlong_agent.memlong.chat_text import ReplyText, abstained
+from memlong_agent.memory import MemoryBank
 
 Open = Callable[..., MemLong]
 
@@ -140,6 +141,24 @@ def test_a_reply_longer_than_the_window_goes_on_over_rebuilds(open_memlong: Open
     reply = session.chat("Tell me a long story.", max_tokens=150, temperature=1.5, seed=2)
     assert reply.usage.completion_tokens > 64 and reply.usage.overflowed_tokens > 0
     assert len(_texts(session.memories)) == 1
+
+
+def test_a_reply_is_searched_for_as_it_grows_apart_from_what_was_asked(
+    open_memlong: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    real = MemoryBank.recall
+
+    def noted(bank: MemoryBank, owner: Any, query: str, *, generated: str, **options: Any) -> Any:
+        asked.append((query, generated))
+        return real(bank, owner, query, generated=generated, **options)
+
+    monkeypatch.setattr(MemoryBank, "recall", noted)
+    session = open_memlong(recall_every=4).session("s", user_id="alice")
+    session.chat("Where is the harbor?", max_tokens=12)
+    assert [query for query, _ in asked] == ["Where is the harbor?"] * len(asked)
+    assert asked[0][1] == ""
+    assert any(generated for _, generated in asked)
 
 
 def test_without_a_session_nothing_is_written_and_overflow_names_both_numbers(

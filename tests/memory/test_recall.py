@@ -318,6 +318,7 @@ def test_the_lexical_arm_looks_past_what_is_in_the_prompt() -> None:
 def test_a_blank_question_recalls_nothing_and_top_k_is_positive(bank: MemoryBank) -> None:
     bank.add(ALICE, [draft("near @1")])
     assert bank.recall(ALICE, " \n", top_k=8) == []
+    assert bank.recall(ALICE, " ", generated="of the reply", top_k=8) != []
     assert bank.recall(BOB, "east", top_k=8) == []
     with pytest.raises(ConfigError, match="top_k=0"):
         bank.recall(ALICE, "east", top_k=0)
