@@ -90,9 +90,8 @@ class Finder:
             raise ConfigError(f"top_k={top_k}: ask for 1 chunk or more.")
         if not question.words.strip():
             return []
-        dense = self._embedder.dimensions > 0
         vector = None
-        if dense:
+        if self._embedder.dimensions > 0:
             vector = query_vector(self._embedder, question.text, question.generated)  # (E,)
         with self._storage.snapshot():
             return self._ranked(question, top_k, vector)

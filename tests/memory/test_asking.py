@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from memory_drafts import Scattered
@@ -37,11 +35,10 @@ def test_what_asks_are_the_sentences_with_a_question_mark(message: str, asks: st
     assert asking_part(message) == asks
 
 
-def test_a_long_message_of_question_marks_is_no_work() -> None:
-    started = time.monotonic()
+def test_a_long_message_of_question_marks_ends() -> None:
+    # By the square of its length it would take longer than a test may.
     assert asking_part("?" * 300_000 + "a") == ""
     assert asking_part("?," * 300_000 + "a") == ""
-    assert time.monotonic() - started < 20  # by the square of its length it would be hours
 
 
 @pytest.mark.parametrize(
@@ -62,17 +59,13 @@ def test_the_first_person_is_who_asks(message: str, first: bool) -> None:
     assert is_first_person(message) is first
 
 
-def cosine(one: Vectors, other: Vectors) -> float:
-    return float(one @ other)
-
-
 def test_what_asks_counts_twice_and_small_talk_once() -> None:
     embedder = Scattered()
     message = f"{CHATTER} {QUESTION}"
     vector = query_vector(embedder, message)
     both = embedder.embed_query(message) + embedder.embed_query(QUESTION)
     assert vector == pytest.approx(both / np.linalg.norm(both), abs=1e-6)
-    assert cosine(vector, vector) == pytest.approx(1.0, abs=1e-6)
+    assert float(vector @ vector) == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("message", [QUESTION, f"{CHATTER} Tell me.", "no mark"])
