@@ -32,7 +32,7 @@ def train(out: str, threads: int | None, as_json: bool, **settings: Any) -> None
     A line of progress appears on standard error at every checkpoint. A second call with the same
     DIR resumes at the last one.
     """
-    from memlong_agent.training.train import TrainSettings
+    from memlong_agent.training.settings import TrainSettings
     from memlong_agent.training.train import train as run
 
     given = {name: value for name, value in settings.items() if value is not None}

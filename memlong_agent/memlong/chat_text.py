@@ -109,7 +109,8 @@ class ChatText:
                 alone = self._render(system, [], reply=False)
             if not alone and self._tools:
                 shown = self._render(system, [{"role": "user", "content": _SAID}], reply=False)
-                alone = shown[: shown.rindex(_SAID)]
+                # A space before what is said belongs to its first word's token.
+                alone = shown[: shown.rindex(_SAID)].rstrip(" ")
         if alone and text.startswith(alone):
             return alone
         bos = self._tokenizer.bos_token or ""

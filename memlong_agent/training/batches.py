@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from memlong_agent.chunking import PREAMBLE, ChunkText, document_sections, exchange_chunks
 from memlong_agent.training.dialogues import MemoryText, Sample, Turn
+from memlong_agent.training.tokenizer import BEFORE_USER
 
-USER_WEIGHT, REPLY_WEIGHT, ANSWER_WEIGHT = 0.1, 1.0, 2.0
+REPLY_WEIGHT, ANSWER_WEIGHT = 1.0, 2.0
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 GROUP_TOKENS = 6500  # window tokens of a batch, padding included; six of the longest windows
 _CHUNK_GROUPS = 5  # 24,000 padded chunk tokens a step become 11,000
@@ -36,7 +37,7 @@ class Batch:
     bias: torch.Tensor  # (B, M) log-prior of the token's chunk, -inf padding
     window_ids: torch.Tensor  # (B, T)
     weights: torch.Tensor  # (B, T) loss weight of PREDICTING this token
-    answers: torch.Tensor  # (B, T) bool: tokens of a reply that answers a question
+    answers: torch.Tensor  # (B, T) bool: tokens of a reply that must hold a value
     preamble: int  # P
 
 
@@ -52,11 +53,14 @@ class Row:
 
 
 class Encoder:
-    """Tokenizes samples as the product does."""
+    """Tokenizes samples as the product does; `user_weight` is the loss weight of user tokens."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, chunk_tokens: int = 128) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, chunk_tokens: int = 128, user_weight: float = 0.0
+    ) -> None:
         self.tokenizer = tokenizer
         self.chunk_tokens = chunk_tokens
+        self.user_weight = user_weight
         self.preamble = [tokenizer.bos_token_id, *self.tokenize([PREAMBLE])[0]]
         self._role: dict[str, int] = {
             role: cast(int, tokenizer.convert_tokens_to_ids(f"<|{role}|>"))
@@ -98,11 +102,11 @@ class Encoder:
         for turn in turns:
             asked = [
                 self._role["user"],
-                *self.tokenize([turn.user])[0],
+                *self.tokenize([BEFORE_USER + turn.user])[0],
                 self.tokenizer.eos_token_id,
             ]
             window += asked
-            weights += [USER_WEIGHT] * len(asked)
+            weights += [self.user_weight] * len(asked)
             answers += [False] * len(asked)
             self._reply(turn, window, weights, answers)
         return Row(

@@ -29,11 +29,13 @@ knowledge, and must not be used to answer anything else.
 `memlong train --out DIR` with the settings in `training.json`: random weights plus a weak copying
 circuit (`memlong_agent/training/initial.py`), a base phase of all weights, then a memory phase with
 embeddings and layers 0 to {stored} frozen; then both again in each further round, half as long and
-at half the rate, partly on what MiniLM finds, from the fourth on with answers spelled anew from any
-piece of the vocabulary. Data: facts and dialogues invented by `memlong_agent.training`, everyday
-sentences written for it (`everyday.txt`), and docstrings of CPython {python}; torch {torch}.
-No other text. Values are split by hash into train and test. The run is in `training_log.jsonl`; it
-can be repeated (same scores within noise, not the same bytes).
+at lower rates, more and more on what MiniLM finds, from the fourth on with answers spelled anew
+from any piece of the vocabulary, from the fifth on with the loss on replies alone; of the last
+round, if it is one of these, the mean of three points is published. Data: facts and dialogues
+invented by `memlong_agent.training`, everyday sentences written for it (`everyday.txt`), and
+docstrings of CPython {python}; torch {torch}. No other text. Values are split by hash into train
+and test. The run is in `training_log.jsonl`, with the scores of its points; those below are of what
+is published. It can be repeated, not to the byte.
 
 ## What it scored
 
@@ -49,7 +51,8 @@ share of windows with EVERY token of every answering reply right, teacher-forced
 ## Template
 
 `<|bos|>`, then `<|system|>`, `<|user|>`, `<|assistant|>`, `<|tool|>` turns, each with `<|end|>`;
-the system turn is optional and holds tools as JSON; tool calls are JSON. Context: 2,048 tokens.
+the system turn is optional and holds tools as JSON; tool calls are JSON. A space stands before
+what the user says. Context: 2,048 tokens.
 """
 
 

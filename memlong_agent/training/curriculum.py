@@ -13,7 +13,7 @@ from memlong_agent.training.batches import Encoder, Row
 from memlong_agent.training.dialogues import MAX_MEMORIES, MemoryText, Sample, Turn, make_sample
 from memlong_agent.training.everyday import everyday_sample
 from memlong_agent.training.respell import respelled, spelling_pieces
-from memlong_agent.training.step import Phase
+from memlong_agent.training.settings import RESPELLED, RETRIEVED, Phase, of_round
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,8 @@ STAGES = (
 )
 LATE = Stage(1 << 30, MAX_MEMORIES, 0.08, 24)  # 24 turns fill a live window of 1,024 tokens
 MEMORY = Stage(1 << 30, MAX_MEMORIES, 0.06, 24)  # the memory phase
-RETRIEVED = (0.35, 0.35, 0.6, 0.6)  # of rows, by round: what the real embedder finds
-RESPELLED = (0.0, 0.0, 0.0, 0.4)  # of rows, by round: answers made of any piece of the vocabulary
 FEW = 0.5  # of the other rows: 1 to 3 memories, as many as recall mostly keeps
 EVERYDAY = 0.35  # of the other rows: hand-written wordings whose question shares few words
-
-
-def share_of(by_round: Sequence[float], again: int) -> float:
-    """The share of round `again`; rounds after the last that is listed are like it."""
-    return by_round[min(again, len(by_round) - 1)]
 
 
 class Curriculum:
@@ -56,8 +49,8 @@ class Curriculum:
         retrieved: Sequence[Sample] = (),
     ) -> None:
         self._encoder, self._prose, self._retrieved = encoder, prose, retrieved
-        self._share = share_of(RETRIEVED, again) if retrieved else 0.0
-        self._respelled = share_of(RESPELLED, again)
+        self._share = of_round(RETRIEVED, again) if retrieved else 0.0
+        self._respelled = of_round(RESPELLED, again)
         self._pieces = spelling_pieces(encoder.tokenizer) if self._respelled else ()
 
     def row(self, rng: random.Random, phase: Phase, step: int) -> Row:

@@ -49,7 +49,7 @@ class MemoryText:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn; `answer` is the value that `reply` holds from memory, "" when none was asked."""
+    """One turn; `answer` is the value in `reply` that was asked, or told; "" when none counts."""
 
     user: str
     reply: str

@@ -11,7 +11,7 @@ heads, D head dimension.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from memlong_agent.attention import RecalledMemory
 from memlong_agent.model import MemoryModel
 from memlong_agent.training.batches import Batch
+from memlong_agent.training.settings import Phase
 
-Phase = Literal["base", "memory"]
-PHASES: tuple[Phase, ...] = ("base", "memory")
 _WINDOW_START = 1  # recalled keys stand at 0
 
 
@@ -52,7 +51,9 @@ def loss_of(model: MemoryModel, batch: Batch, *, phase: Phase) -> torch.Tensor:
         memory = read_memory(model, batch)
     logits = model.forward(batch.window_ids, _WINDOW_START, memory=memory)[:, :-1]
     weights = batch.weights[:, 1:]
-    counted = weights > 0  # skip padding: the head is the widest matrix of a small model
+    counted = (
+        weights > 0
+    )  # not the rest: the head is the widest matrix of a small model
     losses = F.cross_entropy(
         logits[counted].float(), batch.window_ids[:, 1:][counted], reduction="none"
     )

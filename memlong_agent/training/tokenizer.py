@@ -1,4 +1,4 @@
-"""The tokenizer of memlong-tiny: byte-level BPE, and a chat template that stays as it is.
+"""The tokenizer of memlong-tiny: byte-level BPE, and its chat template.
 
 In: an iterable of texts. Out: a transformers tokenizer that can be saved beside a model. Every byte
 has a token, so no text is unknown. Digits are split in pairs, so that a number is tokenized alike
@@ -18,6 +18,9 @@ VOCABULARY = 4096
 # Words with their space, digits in pairs, punctuation apart from letters (so that a quoted name is
 # cut like a bare one), and whitespace.
 _WORDS = Regex(r" ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+")
+# Before what the user says: the first word of a text has no space before it and is cut into other
+# pieces than the same word in a reply, so that it could not be copied piece by piece.
+BEFORE_USER = " "
 # Tools go into the system turn as JSON; a tool call is the assistant's JSON, one object a call.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -27,7 +30,9 @@ CHAT_TEMPLATE = (
     "{%- if tools -%}{{ '\n' if system else '' }}{{ 'Tools: ' + (tools | tojson) }}{%- endif -%}"
     "<|end|>{%- endif -%}"
     "{%- for message in messages if message['role'] != 'system' -%}"
-    "{{ '<|' + message['role'] + '|>' }}{{ message['content'] or '' }}"
+    "{{ '<|' + message['role'] + '|>' }}"
+    f"{{%- if message['role'] == 'user' -%}}{{{{ '{BEFORE_USER}' }}}}{{%- endif -%}}"
+    "{{ message['content'] or '' }}"
     "{%- for call in message.get('tool_calls') or [] -%}"
     "{%- set f = call['function'] if 'function' in call else call -%}"
     "{{ '{\"name\": ' + (f['name'] | tojson) + ', \"arguments\": ' "

@@ -3,9 +3,9 @@
 Two phases, as in the paper: `base` trains a decoder from scratch, with its facts now in the window,
 now in memory; `memory` freezes embeddings and layers 0..m and tunes the layers above and the gates,
 from here on partly on what the real embedder retrieves. Both are repeated, shorter and slower, as
-warm restarts (Loshchilov & Hutter 2017), in the last round with answers spelled anew.
+warm restarts (Loshchilov & Hutter 2017); what changes from round to round stands in `settings`.
 In: settings and an output folder. Out: a plain Hugging Face folder with `memlong.json`,
-`training_log.jsonl` and, until finished, `checkpoint.pt`.
+`training_log.jsonl` and `checkpoint.pt`, from which another round can go on.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from memlong_agent.chunking import PREAMBLE
-from memlong_agent.config import Frozen
 from memlong_agent.errors import ConfigError
 from memlong_agent.layout import MemoryLayout
 from memlong_agent.model import MemoryModel
 from memlong_agent.model.load import write_sidecar
+from memlong_agent.training.average import State, load_mean, snapshot
 from memlong_agent.training.batches import Batch, Encoder, Row, collate, grouped
 from memlong_agent.training.card import write_card
-from memlong_agent.training.curriculum import RETRIEVED, Curriculum, share_of
+from memlong_agent.training.curriculum import Curriculum
 from memlong_agent.training.curve import plot_curve
 from memlong_agent.training.dialogues import Sample, make_sample
 from memlong_agent.training.everyday import everyday_sample
 from memlong_agent.training.initial import add_copy_circuit
 from memlong_agent.training.prose import prose_chunks
-from memlong_agent.training.step import (
+from memlong_agent.training.settings import (
     PHASES,
-    MasterAdamW,
+    RETRIEVED,
+    USER_WEIGHTS,
     Phase,
-    answer_hits,
-    freeze,
-    loss_of,
+    TrainSettings,
+    of_round,
 )
+from memlong_agent.training.step import MasterAdamW, answer_hits, freeze, loss_of
 from memlong_agent.training.templates import Wordings
-from memlong_agent.training.tokenizer import VOCABULARY, train_tokenizer
+from memlong_agent.training.tokenizer import CHAT_TEMPLATE, VOCABULARY, train_tokenizer
 
 _log = logging.getLogger(__name__)
 _CHECKPOINT, _LOG = "checkpoint.pt", "training_log.jsonl"
@@ -58,36 +58,6 @@ _TOKENIZER_SAMPLES = 12_000
 _DEV_ROWS = 96
 _Dev = dict[str, Batch]
 _POOL = 12  # batches whose rows are sorted by length together
-
-
-class TrainSettings(Frozen):
-    """What `memlong train` needs to build memlong-tiny again; defaults are those of the release."""
-
-    seed: int = 0
-    hidden_size: int = Field(256, ge=32)
-    layers: int = Field(6, ge=2)
-    heads: int = Field(4, ge=1)
-    feed_forward: int = Field(704, ge=32)
-    batch_rows: int = Field(32, ge=1)
-    base_steps: int = Field(4000, ge=0)
-    memory_steps: int = Field(600, ge=0)
-    rounds: int = Field(4, ge=1)
-    """Times that both phases are run; those after the first have half its steps and rates."""
-    base_rate: float = Field(2e-3, gt=0)
-    memory_rate: float = Field(1e-3, gt=0)
-    warmup_steps: int = Field(150, ge=1)
-    weight_decay: float = Field(0.05, ge=0)
-    check_every: int = Field(100, ge=1)
-    """Steps between a dev measurement with a checkpoint."""
-    chunk_tokens: int = Field(128, ge=32)
-
-    def steps(self, phase: Phase, again: int) -> int:
-        """Steps of a phase in its round `again`, counted from 0."""
-        return (self.base_steps if phase == "base" else self.memory_steps) >> min(again, 1)
-
-    def rate(self, phase: Phase, again: int) -> float:
-        """The highest learning rate of a phase in its round `again`."""
-        return (self.base_rate if phase == "base" else self.memory_rate) * 0.5 ** min(again, 1)
 
 
 def train(out: Path, settings: TrainSettings, *, threads: int | None = None) -> dict[str, float]:
@@ -114,15 +84,15 @@ class Trainer:
         self.done: dict[str, list[int]] = {phase: [0] * settings.rounds for phase in PHASES}
         self._resume: dict[str, Any] = {}
         self._pools: dict[int, list[Sample]] = {}  # by round
+        self._averaged: list[State] = []  # of the running round
         checkpoint = out / _CHECKPOINT
         if checkpoint.exists():
             self._resume = torch.load(checkpoint, weights_only=True)
-            _check_resumable(out, self._resume.get("settings", {}), settings)
+            _check_resumable(out, self._resume, settings)
             for phase, done in self._resume["done"].items():  # of more or fewer rounds, perhaps
                 self.done[phase] = [*done, *self.done[phase]][: settings.rounds]
-            self.model.lm.load_state_dict(self._resume["model"])
-            for layer, gate in self.model.gates.items():
-                gate.data.copy_(self._resume["gates"][str(layer)])
+            load_mean(self.model, [self._resume["weights"]])
+            self._averaged = self._resume["averaged"]
 
     def run(self, phase: Phase, again: int) -> None:
         """All remaining steps of a phase in its round `again`."""
@@ -131,6 +101,8 @@ class Trainer:
         if done[again] >= total:
             return
         optimizer, gates = self._optimizers(phase, again)
+        if phase == "base" and not done[again]:
+            self._averaged.clear()  # an earlier round's
         dev, started, seen = self._dev(), time.monotonic(), 0.0
         batches = self._batches(phase, again)
         peak = settings.rate(phase, again)
@@ -145,6 +117,8 @@ class Trainer:
             if gates is not None:
                 gates.step(10 * peak * rate)  # a log-gate moves in units of 1, a weight of 0.02
             done[again] += 1
+            if settings.is_averaged(phase, again, done[again]):
+                self._averaged.append(snapshot(self.model))
             seen += loss.item()
             if done[again] % settings.check_every == 0 or done[again] == total:
                 mean = seen / (((done[again] - 1) % settings.check_every) + 1)
@@ -153,8 +127,15 @@ class Trainer:
                 seen = 0.0
 
     def publish(self) -> dict[str, float]:
-        """The finished checkpoint as a plain Hugging Face folder with its card; its dev scores."""
+        """The finished run as a plain Hugging Face folder with its card; its dev scores."""
+        last = snapshot(self.model)
+        load_mean(self.model, [*self._averaged, last])
         scores = self._scores(self._dev())
+        self._write(scores)
+        load_mean(self.model, [last])  # from which a further round goes on
+        return scores
+
+    def _write(self, scores: dict[str, float]) -> None:
         self.model.lm.generation_config.eos_token_id = self.tokenizer.eos_token_id
         self.model.lm.save_pretrained(self.out)
         self.tokenizer.save_pretrained(self.out)
@@ -169,7 +150,6 @@ class Trainer:
         parameters = sum(parameter.numel() for parameter in self.model.lm.parameters())
         write_card(self.out, parameters, self.model.layout, scores)
         plot_curve(self.out, _LOG)
-        return scores
 
     def _optimizers(self, phase: Phase, again: int) -> tuple[MasterAdamW, MasterAdamW | None]:
         optimizer = MasterAdamW(freeze(self.model, phase), self.settings.weight_decay)
@@ -186,18 +166,19 @@ class Trainer:
         return optimizer, gates
 
     def _curriculum(self, phase: Phase, again: int) -> Curriculum:
-        if phase == "base" and not again:
-            return Curriculum(self.encoder, self.prose)
-        return Curriculum(self.encoder, self.prose, again, self._retrieved(again))
+        user_weight = of_round(USER_WEIGHTS, again)
+        encoder = Encoder(self.tokenizer, self.settings.chunk_tokens, user_weight)
+        retrieved = self._retrieved(again) if again or phase == "memory" else ()
+        return Curriculum(encoder, self.prose, again, retrieved)
 
     def _retrieved(self, again: int) -> list[Sample]:
-        """As many as the longest stretch of the round draws, made once."""
+        """As many as the longest stretch of the round draws, or as there are; made once."""
         if again not in self._pools:
             from memlong_agent.training.retrieved import retrieved_samples  # needs extra [minilm]
 
             phases = PHASES if again else PHASES[1:]
             steps = max(self.settings.steps(phase, again) for phase in phases)
-            wanted = math.ceil(share_of(RETRIEVED, again) * steps * self.settings.batch_rows)
+            wanted = math.ceil(of_round(RETRIEVED, again) * steps * self.settings.batch_rows)
             seed = self.settings.seed
             self._pools[again] = retrieved_samples(seed, again, self.prose, wanted)
         return self._pools[again]
@@ -266,8 +247,8 @@ class Trainer:
             "settings": dict(self.settings),
             "done": self.done,
             "phase": [phase, again],
-            "model": self.model.lm.state_dict(),
-            "gates": {str(layer): gate.detach() for layer, gate in self.model.gates.items()},
+            "weights": snapshot(self.model),
+            "averaged": self._averaged,
             "optimizer": optimizer.state(),
             "gate_optimizer": None if gates is None else gates.state(),
         }
@@ -312,6 +293,7 @@ def new_model(settings: TrainSettings, vocabulary: int) -> MemoryModel:
 def _tokenizer(out: Path, seed: int, prose: list[str]) -> PreTrainedTokenizerFast:
     if (out / "tokenizer.json").exists():
         saved: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(out))
+        saved.chat_template = CHAT_TEMPLATE  # by which windows are made
         return saved
     rng = random.Random(f"{seed}-tokenizer")
     texts = list(prose)
@@ -333,8 +315,13 @@ def _rate(step: int, total: int, warmup: int) -> float:
     return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _check_resumable(out: Path, before: Mapping[str, int | float], settings: TrainSettings) -> None:
-    """ConfigError when the run in `out` has a model of another shape or other data."""
+def _check_resumable(out: Path, checkpoint: Mapping[str, Any], settings: TrainSettings) -> None:
+    """ConfigError when the run in `out` is of an older version, of another shape or other data."""
+    if "weights" not in checkpoint:
+        raise ConfigError(
+            f"{out} holds a run of an older version of memlong-agent. Use another --out."
+        )
+    before = checkpoint["settings"]
     for name in ("seed", "hidden_size", "layers", "heads", "feed_forward", "chunk_tokens"):
         now = getattr(settings, name)
         if before.get(name, now) != now:

@@ -12,7 +12,7 @@ from cli_results import KEY, Run, objects, ok
 from click.testing import Result
 
 from memlong_agent.cli import main
-from memlong_agent.training.train import TrainSettings
+from memlong_agent.training.settings import TrainSettings
 
 
 def listed(memlong: Run, *options: str) -> list[dict[str, Any]]:

@@ -103,6 +103,15 @@ def test_the_bundled_model_sees_tools_as_its_template_writes_them(open_memlong: 
     assert whole == same and f"<|assistant|>{CALL}<|end|><|tool|>sunny" in whole
 
 
+def test_a_prompt_in_two_parts_has_the_tokens_of_the_whole(open_memlong: Open) -> None:
+    ml = open_memlong(model=None)
+    head, rest = ChatText(ml.engine, [WEATHER]).prompt("", [ASKED])
+    same = ml.engine.tokenizer.apply_chat_template(
+        [ASKED], tools=[WEATHER], add_generation_prompt=True, return_dict=True
+    )
+    assert [*head, *rest] == list(same["input_ids"])
+
+
 def test_two_calls_at_once_are_text_where_a_template_takes_only_one(open_memlong: Open) -> None:
     both = {**CALLED, "tool_calls": CALLED["tool_calls"] * 2}
     _, rest = prompt(open_memlong(), LLAMA, ASKED, both, RESULT)
