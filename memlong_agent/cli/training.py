@@ -21,7 +21,7 @@ _AS_RELEASED = "as released"
 @click.option("--base-steps", type=int, show_default=_AS_RELEASED, help="Steps from scratch.")
 @click.option("--memory-steps", type=int, show_default=_AS_RELEASED, help="Steps on memory.")
 @click.option(
-    "--rounds", type=int, show_default=_AS_RELEASED, help="Runs of both; later ones take half."
+    "--rounds", type=int, show_default=_AS_RELEASED, help="Runs of both; later ones are shorter."
 )
 @click.option("--batch-rows", type=int, show_default=_AS_RELEASED, help="Dialogues a step.")
 @click.option("--threads", type=click.IntRange(min=1), show_default="torch's", help="CPU threads.")

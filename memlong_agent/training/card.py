@@ -28,8 +28,8 @@ knowledge, and must not be used to answer anything else.
 
 `memlong train --out DIR` with the settings in `training.json`: random weights plus a weak copying
 circuit (`memlong_agent/training/initial.py`), a base phase of all weights, then a memory phase with
-embeddings and layers 0 to {stored} frozen; then both again in each further round, half as long and
-at lower rates, more and more on what MiniLM finds, from the fourth on with answers spelled anew
+embeddings and layers 0 to {stored} frozen; then both again in each further round, shorter and at
+lower rates, more and more on what MiniLM finds, from the fourth on with answers spelled anew
 from any piece of the vocabulary, from the fifth on with the loss on replies alone; of the last
 round, if it is one of these, the mean of three points is published. Data: facts and dialogues
 invented by `memlong_agent.training`, everyday sentences written for it (`everyday.txt`), and

@@ -16,7 +16,8 @@ Phase = Literal["base", "memory"]
 PHASES: tuple[Phase, ...] = ("base", "memory")
 
 # By round; a round after the last that is listed is like it.
-RATES = (1.0, 0.5, 0.5, 0.5, 0.2)  # of the first round's
+LENGTHS = (1.0, 0.5, 0.5, 0.5, 0.5, 0.2)  # of the first round's steps
+RATES = (1.0, 0.5, 0.5, 0.5, 0.2, 0.1)  # of the first round's
 RETRIEVED = (0.35, 0.35, 0.6, 0.6, 0.85)  # of rows: what the real embedder finds
 RESPELLED = (0.0, 0.0, 0.0, 0.4, 0.4)  # of rows: answers made of any piece of the vocabulary
 # Loss weight of what the user says, a reply has 1. It teaches the language, but cannot be foreseen:
@@ -44,8 +45,8 @@ class TrainSettings(Frozen):
     batch_rows: int = Field(32, ge=1)
     base_steps: int = Field(4000, ge=0)
     memory_steps: int = Field(600, ge=0)
-    rounds: int = Field(5, ge=1)
-    """Times that both phases are run; those after the first have half its steps, at lower rates."""
+    rounds: int = Field(6, ge=1)
+    """Times that both phases are run; those after the first have fewer steps, at lower rates."""
     base_rate: float = Field(2e-3, gt=0)
     memory_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(150, ge=1)
@@ -56,7 +57,8 @@ class TrainSettings(Frozen):
 
     def steps(self, phase: Phase, again: int) -> int:
         """Steps of a phase in its round `again`, counted from 0."""
-        return (self.base_steps if phase == "base" else self.memory_steps) >> min(again, 1)
+        steps = self.base_steps if phase == "base" else self.memory_steps
+        return int(steps * of_round(LENGTHS, again))
 
     def rate(self, phase: Phase, again: int) -> float:
         """The highest learning rate of a phase in its round `again`."""

@@ -45,7 +45,7 @@ def _steps(out: Path) -> list[tuple[str, int]]:
     return [(record["phase"], record["step"]) for record in map(json.loads, lines)]
 
 
-def test_a_later_round_has_half_the_steps_at_a_lower_rate(out: Path) -> None:
+def test_a_later_round_has_fewer_steps_at_a_lower_rate(out: Path) -> None:
     settings = SMALL.replace(rounds=2, memory_steps=2)
     train(out, settings)
     assert _steps(out) == [
@@ -53,7 +53,7 @@ def test_a_later_round_has_half_the_steps_at_a_lower_rate(out: Path) -> None:
         ("base", 1), ("memory", 1),
     ]  # fmt: skip
     assert settings.rate("base", 1) == settings.base_rate / 2
-    assert settings.rate("memory", 9) == settings.memory_rate / 5, "rounds not listed: as the last"
+    assert settings.rate("memory", 9) == settings.memory_rate / 10, "not listed: as the last"
     before = (out / "training_log.jsonl").read_text()
     train(out, settings)
     assert (out / "training_log.jsonl").read_text() == before, "a finished run has nothing to do"
