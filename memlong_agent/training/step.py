@@ -51,9 +51,7 @@ def loss_of(model: MemoryModel, batch: Batch, *, phase: Phase) -> torch.Tensor:
         memory = read_memory(model, batch)
     logits = model.forward(batch.window_ids, _WINDOW_START, memory=memory)[:, :-1]
     weights = batch.weights[:, 1:]
-    counted = (
-        weights > 0
-    )  # not the rest: the head is the widest matrix of a small model
+    counted = weights > 0  # not the rest: the head is the widest matrix of a small model
     losses = F.cross_entropy(
         logits[counted].float(), batch.window_ids[:, 1:][counted], reduction="none"
     )
