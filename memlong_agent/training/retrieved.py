@@ -7,7 +7,7 @@ of a whole life's facts, with log-priors as recall gives them, by cosine alone.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -65,27 +65,50 @@ def _world(
     parts = [part for memory in memories for part in (memory.user, memory.reply)]
     part_vectors = embedder.embed_texts(parts)  # (2 N, E)
     vectors = mean_vectors(part_vectors, [2] * len(memories))  # (N, E)
-    vectors_of_tells = part_vectors[::2]
-    asked = embedder.embed_texts([one.ask for one in told])  # (N, E)
     pool = [*memories, *documents]
     pool_vectors = np.concatenate([vectors, prose_vectors])  # (N + P, E)
-    samples = []
-    for n, row in enumerate(asked @ pool_vectors.T):
+    asked = embedder.embed_texts([one.ask for one in told]) @ pool_vectors.T  # (N, N + P)
+    heard = part_vectors[::2] @ pool_vectors.T  # (N, N + P), of what the user said
+    return [
+        *_questions(told, said, pool, asked, embedder),
+        *_tellings(rng, told, said, pool, heard, embedder),
+    ]
+
+
+def _questions(
+    told: Sequence[Telling],
+    said: Sequence[str],
+    pool: Sequence[MemoryText],
+    asked: np.ndarray,
+    embedder: Embedder,
+) -> Iterator[Sample]:
+    """Every fact asked; every other question over as many as there are, the rest as recalled."""
+    for n, row in enumerate(asked):
         nearest = _nearest(row, embedder, all_of_them=n % 2 == 0)
         turn = answer_turn(told[n].ask, said[n], told[n].value)
         if n not in nearest:
             turn = Turn(told[n].ask, UNKNOWN, "")
-        samples.append(Sample(_recalled(pool, row, nearest), (turn,)))
-    telling = [  # its value is marked as an answer is, so that it weighs more and is respelled
+        yield Sample(_recalled(pool, row, nearest), (turn,))
+
+
+def _tellings(
+    rng: random.Random,
+    told: Sequence[Telling],
+    said: Sequence[str],
+    pool: Sequence[MemoryText],
+    heard: np.ndarray,
+    embedder: Embedder,
+) -> Iterator[Sample]:
+    """Every other fact told, after a few that were told before it."""
+    turns = [  # the value is marked as an answer is, so that it weighs more and is respelled
         Turn(one.tell, NOTED + back, one.value) for one, back in zip(told, said, strict=True)
     ]
     for n in range(0, len(told), _TOLD_EVERY):
-        row = vectors_of_tells[n] @ pool_vectors.T
         window = range(max(0, n - rng.randrange(_EARLIER + 1)), n + 1)
+        row = heard[n]
         row[window] = -1.0  # what is in the window is not recalled
         nearest = _nearest(row, embedder, all_of_them=False)
-        samples.append(Sample(_recalled(pool, row, nearest), tuple(telling[i] for i in window)))
-    return samples
+        yield Sample(_recalled(pool, row, nearest), tuple(turns[i] for i in window))
 
 
 def _nearest(row: np.ndarray, embedder: Embedder, *, all_of_them: bool) -> np.ndarray:
