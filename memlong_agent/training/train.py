@@ -324,7 +324,7 @@ def _check_resumable(out: Path, checkpoint: Mapping[str, Any], settings: TrainSe
     before = checkpoint["settings"]
     for name in ("seed", "hidden_size", "layers", "heads", "feed_forward", "chunk_tokens"):
         now = getattr(settings, name)
-        if before.get(name, now) != now:
+        if before[name] != now:
             raise ConfigError(
                 f"{out} holds a run with {name}={before[name]}, now {name}={now}. Use the same "
                 "value to go on with it, or another --out."

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-import memlong_agent
+from memlong_agent.memlong.loading import BUNDLED
 from memlong_agent.training.batches import ANSWER_WEIGHT, REPLY_WEIGHT, Encoder
 from memlong_agent.training.dialogues import Sample, Turn, make_sample
 from memlong_agent.training.tokenizer import CHAT_TEMPLATE
-
-BUNDLED = Path(memlong_agent.__file__).parent / "assets" / "memlong-tiny"
 
 
 @pytest.fixture(scope="module")
