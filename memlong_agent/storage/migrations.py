@@ -75,8 +75,6 @@ def prepare(
     Raises:
         StoreError, StoreVersionError: as :func:`check`; StoreError too if SQLite lacks FTS5.
     """
-    # One process at a time: switching a new file to WAL fails at once, not after a timeout,
-    # when another connection is there.
     with db.exclusive() as got:
         if not got:
             raise locked(db.place, db.timeout_s)

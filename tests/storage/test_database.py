@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -108,6 +109,21 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
             assert thread.is_alive()
         thread.join()
         assert len(bank.list_memories(ALICE)) == 1
+
+
+def test_a_new_bank_waits_for_whoever_opens_it_too(tmp_path: Path) -> None:
+    """A switch to WAL mode beside another one is refused at once by SQLite itself."""
+    other = sqlite3.connect(tmp_path / "bank.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN IMMEDIATE")  # as far as the other one is in its switch
+    with closing(SqliteDatabase(tmp_path, 0.2)) as hurried:
+        began = time.monotonic()
+        with pytest.raises(StoreLockedError, match=r"busy for 0.2 s"), hurried.scope():
+            pass
+        assert time.monotonic() - began >= 0.2
+    threading.Timer(0.3, other.close).start()
+    with closing(SqliteDatabase(tmp_path, 10.0)) as patient, patient.scope() as conn:
+        assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
 def test_a_snapshot_sees_one_state_and_begins_once(folder_bank: Storage) -> None:
