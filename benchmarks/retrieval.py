@@ -76,7 +76,7 @@ def measure(options: Options) -> list[Row]:
     """Median and 95th percentile of one turn's retrieval."""
     if options.quick:
         # In files, writing 100,000 memories would take longer than the 3 minutes.
-        plan = Plan(memories=100_000, turns=60, on_disk=options.bank_on_disk)
+        plan = Plan(memories=100_000, turns=150, on_disk=options.bank_on_disk)
     else:
         plan = Plan(memories=100_000, turns=300, on_disk=True)
     return retrieval(plan, minilm(), options.device)

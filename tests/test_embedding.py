@@ -134,6 +134,30 @@ def test_a_long_query_is_embedded_by_its_end(tiny, oracle):
     assert np.array_equal(tiny.embed_query(huge), vector)
 
 
+@pytest.fixture(scope="module")
+def static_folder(folder, tmp_path_factory):
+    """A model without a transformer: a vector a token, random, and their mean."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    home = tmp_path_factory.mktemp("models") / "static"
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)]).save(str(home))
+    return home
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["folder", "static_folder"])
+def test_a_query_is_embedded_as_by_the_library(kind, dtype, request):
+    embedder = SentenceEmbedder(str(request.getfixturevalue(kind)), dtype=dtype)
+    for text in ("what is my dog called", "", LONG[:30]):
+        encoded = embedder._model.encode_query([text])  # (1, E)
+        lengths = np.linalg.norm(encoded, axis=1, keepdims=True)
+        expected = encoded / np.maximum(lengths, 1e-12)
+        assert np.array_equal(embedder.embed_query(text), expected[0])
+
+
 def test_no_texts_and_empty_texts(tiny):
     assert tiny.embed_texts([]).shape == (0, 16)
     assert np.isfinite(tiny.embed_texts([""])).all()

@@ -164,10 +164,9 @@ class MemoryModel:
             return None
         bias = None
         if any(log_priors):
-            tokens = [chunk.tokens for chunk in chunks]
-            priors = torch.tensor(log_priors, dtype=self.lm.dtype, device=self.device)
-            bias = priors.repeat_interleave(torch.tensor(tokens, device=self.device))  # (M,)
-            bias = bias[None, None, None]
+            pairs = zip(chunks, log_priors, strict=True)
+            of_keys = [prior for chunk, prior in pairs for _ in range(chunk.tokens)]  # (M,)
+            bias = torch.tensor(of_keys, dtype=self.lm.dtype, device=self.device)[None, None, None]
         keys = torch.cat([chunk.keys for chunk in chunks], dim=2).to(
             self.device
         )  # (L_mem, H_kv, M, D)

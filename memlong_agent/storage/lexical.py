@@ -18,9 +18,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ _MAX_TERMS = 6
 _MAX_SHARE = 0.05  # of the owner's chunks: above it a word says nothing
 _RARE_SHARE = 0.005
 _FIRST_LOOK = 100  # six words below this are enough: 200-word questions take half the time
+_HOLDS = """lexical MATCH '"' || term || '"'"""
+_BATCH = 500  # words per statement, below SQLite's oldest limit of 999 variables
 _MAX_POSTINGS = 10_000  # rows read per query (about 3 ms); the rarest term is always read
 
 
@@ -194,16 +196,23 @@ class Fts5Lexical(RankedLexical):
     def _counts(self, conn: Connection, words: Sequence[str], most: int) -> dict[str, int]:
         # Counting stops at the limit: 0.15 ms at most, where an fts5vocab lookup walks the whole
         # posting list (1.2 ms for a word that is in all of 1e5 chunks).
-        some = f"SELECT 1 FROM lexical WHERE lexical MATCH ? LIMIT {most}"
-        count = f"SELECT count(*) FROM ({some})"
-        return {
-            word: int(conn.exec_driver_sql(count, (f'"{word}"',)).scalar_one()) for word in words
-        }
+        some = f"SELECT 1 FROM lexical WHERE {_HOLDS} LIMIT {most}"
+        return dict(_for_each(conn, words, f"SELECT count(*) FROM ({some})"))
 
     def _postings(self, conn: Connection, words: Sequence[str]) -> list[Pks]:
-        query = "SELECT rowid FROM lexical WHERE lexical MATCH ?"
-        found = [conn.exec_driver_sql(query, (f'"{word}"',)).fetchall() for word in words]
-        return [np.array([pk for (pk,) in rows], np.int64) for rows in found]
+        # As one text of numbers: a tenth of the time that thousands of rows take in Python.
+        query = f"SELECT group_concat(rowid, ' ') FROM lexical WHERE {_HOLDS}"
+        found = dict(_for_each(conn, words, query))
+        return [np.fromstring(found[word], np.int64, sep=" ") for word in words]
+
+
+def _for_each(conn: Connection, words: Sequence[str], query: str) -> Iterator[tuple[str, Any]]:
+    """Each word with what `query`, which may name it `term`, selects for it."""
+    for start in range(0, len(words), _BATCH):
+        some = words[start : start + _BATCH]
+        asked = f"WITH asked (term) AS (VALUES {', '.join(['(?)'] * len(some))})"
+        found = conn.exec_driver_sql(f"{asked} SELECT term, ({query}) FROM asked", tuple(some))
+        yield from map(tuple, found)
 
 
 def owned(owner_pk: int, words: Iterable[str]) -> list[str]:
