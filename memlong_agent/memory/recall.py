@@ -92,7 +92,8 @@ class Finder:
             return []
         vector = None
         if self._embedder.dimensions > 0:
-            vector = query_vector(self._embedder, question.text, question.generated)  # (E,)
+            looked_for = query_vector(self._embedder, question.text, question.generated)  # (E,)
+            vector = looked_for if looked_for.any() else None
         with self._storage.snapshot():
             return self._ranked(question, top_k, vector)
 

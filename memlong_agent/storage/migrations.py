@@ -75,7 +75,7 @@ def prepare(
     Raises:
         StoreError, StoreVersionError: as :func:`check`; StoreError too if SQLite lacks FTS5.
     """
-    with db.exclusive() as got:
+    with db.exclusive() as got:  # one process makes or upgrades a bank, the others wait
         if not got:
             raise locked(db.place, db.timeout_s)
         with db.scope() as conn:

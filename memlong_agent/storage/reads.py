@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
@@ -39,8 +39,9 @@ from memlong_agent.storage.models import (
     vectors,
 )
 
+T = TypeVar("T")
 ERASED = "erased"  # kind of the row that stands for all who were erased
-_BATCH = 500  # keys per statement, well below SQLite's oldest limit of 999 variables
+_BATCH = 500  # values per statement, well below SQLite's oldest limit of 999 variables
 # A condition on a memory's row: recall may use it at :now, in the turn :turn.
 _MAY_BE_RECALLED = and_(
     memories.c.recallable,
@@ -50,8 +51,8 @@ _MAY_BE_RECALLED = and_(
 )
 
 
-def batches(items: Iterable[int]) -> Iterator[list[int]]:
-    """Lists of at most 500, for `IN (...)`."""
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Lists of at most 500, for `IN (...)` and `VALUES`."""
     left = list(items)
     for start in range(0, len(left), _BATCH):
         yield left[start : start + _BATCH]

@@ -277,8 +277,8 @@ def _engine(folder: Path | None, timeout_s: float, pool: type[Pool] = QueuePool)
 def _into_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
     """WAL mode, which is of the file: the first connection to a new one changes it.
 
-    SQLite waits for nobody in this one statement, so that of two processes that open a new bank
-    the second would fail at once, whatever its timeout.
+    SQLite does not wait for another's write lock in this one statement, so that of two processes
+    that open a new bank one could fail at once, whatever its timeout.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -286,6 +286,6 @@ def _into_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             return
         except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+            if not faults.is_busy(exc) or time.monotonic() >= deadline:
                 raise
             time.sleep(0.01)

@@ -248,6 +248,17 @@ def test_a_rare_word_does_not_bring_back_what_points_elsewhere(bank: MemoryBank)
     assert recalled(bank, "quagga") == ["near @10"]
 
 
+def test_a_question_of_which_the_embedder_knows_nothing_is_answered_by_words() -> None:
+    class Speechless(Compass):
+        def embed_query(self, text: str) -> Any:
+            return np.zeros(2, np.float32)
+
+    with open_bank(embedder=Speechless()) as bank:
+        bank.add(ALICE, [draft("velora @0"), draft("amber @0"), *[draft("filler @0")] * 30])
+        assert [recall.text for recall in bank.search(ALICE, "velora?", top_k=8)] == ["velora @0"]
+        assert bank.search(ALICE, "unheard", top_k=8) == []
+
+
 def test_lexical_only_finds_words_and_scores_nothing() -> None:
     with open_bank(embedder="lexical") as bank:
         bank.add(ALICE, [draft("a zebra"), draft("an okapi"), draft("okapi and zebra")])

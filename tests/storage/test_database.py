@@ -121,9 +121,11 @@ def test_a_new_bank_waits_for_whoever_opens_it_too(tmp_path: Path) -> None:
         with pytest.raises(StoreLockedError, match=r"busy for 0.2 s"), hurried.scope():
             pass
         assert time.monotonic() - began >= 0.2
-    threading.Timer(0.3, other.close).start()
+    release = threading.Timer(0.3, other.close)
+    release.start()
     with closing(SqliteDatabase(tmp_path, 10.0)) as patient, patient.scope() as conn:
         assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    release.join()
 
 
 def test_a_snapshot_sees_one_state_and_begins_once(folder_bank: Storage) -> None:

@@ -42,6 +42,12 @@ def test_every_word_that_is_indexed_is_found(bank: Storage, word: str) -> None:
     assert [hit.pk for hit in bank.search(ALICE, f"{word.upper()}?")] == list(stored.chunk_pks)
 
 
+def test_a_question_of_more_words_than_one_statement_takes(bank: Storage) -> None:
+    (stored,) = bank.add(ALICE, [memory("the parrot is called velora")])
+    question = " ".join(f"word{i}" for i in range(1200)) + " velora"
+    assert [hit.pk for hit in bank.search(ALICE, question)] == list(stored.chunk_pks)
+
+
 def test_rarer_words_weigh_more_and_ties_go_by_key(bank: Storage) -> None:
     texts = ["velora", "velora", "velora amber", "amber", "quartz", *["filler"] * 15]
     stored = bank.add(ALICE, [memory(text) for text in texts])

