@@ -15,10 +15,10 @@ import sqlite3
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,6 +28,7 @@ from memlong_agent.storage import faults, seal
 from memlong_agent.storage.lexical import LexicalTable
 from memlong_agent.storage.seal import PLAIN, Cipher
 
+T = TypeVar("T")
 Contents = Literal["nothing", "bank", "other"]
 
 
@@ -97,12 +98,24 @@ class Database(ABC):
     def snapshot(self) -> Iterator[None]:
         """Inside, all reading scopes of this thread are one transaction: one state, begun once."""
         with self.scope() as conn:
-            outer = getattr(self._reading, "conn", None)
-            self._reading.conn = conn
+            if getattr(self._reading, "conn", None) is not None:
+                yield  # inside another one
+                return
+            self._reading.conn, self._reading.answers = conn, {}
             try:
                 yield
             finally:
-                self._reading.conn = outer
+                self._reading.conn, self._reading.answers = None, None
+
+    def once(self, question: Hashable, read: Callable[[], T]) -> T:
+        """The answer of `read`, which is called once in a snapshot, where nothing changes."""
+        answers = getattr(self._reading, "answers", None)
+        if answers is None:
+            return read()
+        if question not in answers:
+            answers[question] = read()
+        answer: T = answers[question]
+        return answer
 
     @contextmanager
     def exclusive(self, *, wait: bool = True) -> Iterator[bool]:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 
 import numpy as np
+from sqlalchemy import Connection
 
 from memlong_agent.errors import ConfigError, MemoryNotFoundError, StoreCorruptError
 from memlong_agent.identity import Identity
@@ -75,7 +76,7 @@ class Reader(StorageBase):
     def get(self, owner: Owner, memory_id: str) -> StoredMemory:
         """One memory, expired or pending ones too. MemoryNotFoundError if the owner has none."""
         with self._db.scope() as conn:
-            pk = reads.memory_pk(conn, reads.owner_row(conn, owner)[0], memory_id)
+            pk = reads.memory_pk(conn, self._owner_row(conn, owner)[0], memory_id)
             return reads.stored_memories(conn, [pk])[0]
 
     def list_memories(
@@ -91,7 +92,7 @@ class Reader(StorageBase):
         with self._db.scope() as conn:
             pks = reads.memory_pks(
                 conn,
-                reads.owner_row(conn, owner)[0],
+                self._owner_row(conn, owner)[0],
                 session=session,
                 limit=limit,
                 newest_first=newest_first,
@@ -104,7 +105,7 @@ class Reader(StorageBase):
         """The finished memory of role `exchange` that was written last in a session, whatever the
         clock said."""
         with self._db.scope() as conn:
-            pk = reads.owner_row(conn, owner)[0]
+            pk = self._owner_row(conn, owner)[0]
             pks = reads.memory_pks(
                 conn,
                 pk,
@@ -119,7 +120,7 @@ class Reader(StorageBase):
     def chunks(self, owner: Owner, pks: Sequence[int]) -> list[StoredChunk]:
         """The owner's chunks in the order asked, whatever their state; others are left out."""
         with self._db.scope() as conn:
-            return reads.stored_chunks(conn, reads.owner_row(conn, owner)[0], pks)
+            return reads.stored_chunks(conn, self._owner_row(conn, owner)[0], pks)
 
     def recallable(
         self, owner: Owner, pks: Sequence[int], *, turn: str | None = None
@@ -127,7 +128,7 @@ class Reader(StorageBase):
         """As :meth:`chunks`, without expired, superseded and withheld ones, and without what other
         turns than `turn` have pending."""
         with self._db.scope() as conn:
-            pk = reads.owner_row(conn, owner)[0]
+            pk = self._owner_row(conn, owner)[0]
             return reads.recallable_chunks(conn, pk, pks, now=self._clock(), turn=turn)
 
     def recallable_pks(
@@ -135,7 +136,7 @@ class Reader(StorageBase):
     ) -> Pks:
         """Keys of all chunks that `turn` may recall (in one session, if given), ascending: (N,)."""
         with self._db.scope() as conn:
-            pk = reads.owner_row(conn, owner)[0]
+            pk = self._owner_row(conn, owner)[0]
             now = self._clock()
             found = reads.recallable_pks(conn, pk, now=now, turn=turn, session=session)
             return np.array(found, np.int64)
@@ -151,7 +152,7 @@ class Reader(StorageBase):
     ) -> list[LexicalHit]:
         """The lexical arm: at most `depth` chunks that may be recalled, best first, ties by key."""
         with self._db.scope() as conn:
-            pk, count, _ = reads.owner_row(conn, owner)
+            pk, count, _ = self._owner_row(conn, owner)
             now = self._clock()
             found = self._lexical.search(conn, pk, count, text)
             hits: list[LexicalHit] = []
@@ -175,12 +176,12 @@ class Reader(StorageBase):
     def chunk_ages(self, owner: Owner) -> list[ChunkAge]:
         """What eviction decides by, oldest memory first."""
         with self._db.scope() as conn:
-            return reads.chunk_ages(conn, reads.owner_row(conn, owner)[0])
+            return reads.chunk_ages(conn, self._owner_row(conn, owner)[0])
 
     def tokens(self, owner: Owner) -> int:
         """Tokens of all the owner's chunks; one row is read."""
         with self._db.scope() as conn:
-            return reads.owner_row(conn, owner)[2]
+            return self._owner_row(conn, owner)[2]
 
     def vectors(
         self, owner: Owner, *, after_pk: int = 0, batch: int = 8192
@@ -192,7 +193,7 @@ class Reader(StorageBase):
         """
         while True:
             with self._db.scope() as conn:
-                pk = reads.owner_row(conn, owner)[0]
+                pk = self._owner_row(conn, owner)[0]
                 pks, matrix = reads.vector_rows(conn, pk, pks=None, after_pk=after_pk, limit=batch)
             if not len(pks):
                 return
@@ -202,22 +203,22 @@ class Reader(StorageBase):
     def vectors_of(self, owner: Owner, pks: Sequence[int]) -> tuple[Pks, Matrix]:
         """Vectors of some chunks as ((n,), (n, E)), ascending by key; n may be less than asked."""
         with self._db.scope() as conn:
-            return reads.vectors_of(conn, reads.owner_row(conn, owner)[0], pks)
+            return reads.vectors_of(conn, self._owner_row(conn, owner)[0], pks)
 
     def owner_key(self, owner: Owner) -> int:
         """The key of an owner, 0 for one who never wrote; one who was erased never has it again."""
         with self._db.scope() as conn:
-            return reads.owner_row(conn, owner)[0]
+            return self._owner_row(conn, owner)[0]
 
     def events_after(self, owner: Owner, seq: int) -> list[Event]:
         """What happened to the owner's chunks after event `seq`, in order."""
         with self._db.scope() as conn:
-            return reads.events_after(conn, reads.owner_row(conn, owner)[0], seq)
+            return reads.events_after(conn, self._owner_row(conn, owner)[0], seq)
 
     def last_event(self, owner: Owner) -> int:
         """Number of the owner's newest event; 0 if there is none."""
         with self._db.scope() as conn:
-            return reads.last_event(conn, reads.owner_row(conn, owner)[0])
+            return reads.last_event(conn, self._owner_row(conn, owner)[0])
 
     def read_kv(self, pks: Sequence[int]) -> list[KVChunk]:
         """K/V of chunks in the order asked, each checked against its row, on the CPU (pinned where
@@ -256,6 +257,9 @@ class Reader(StorageBase):
         if gone:
             raise MemoryNotFoundError(f"Chunk {gone[0]} has been forgotten. Search again.")
         return [found[pk] for pk in pks]
+
+    def _owner_row(self, conn: Connection, owner: Owner) -> tuple[int, int, int]:
+        return self._db.once(("owner", owner), lambda: reads.owner_row(conn, owner))
 
     def _claimed_spec(self) -> KVSpec:
         spec = self.kv_spec()

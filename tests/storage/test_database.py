@@ -142,6 +142,22 @@ def test_a_snapshot_sees_one_state_and_begins_once(folder_bank: Storage) -> None
     assert len(begun) == 3  # the snapshot, the write, the last list
 
 
+def test_a_snapshot_looks_an_owner_up_once(folder_bank: Storage) -> None:
+    folder_bank.add(ALICE, [memory("a")])
+    asked: list[str] = []
+    db = folder_bank._db.engine
+    event.listen(db, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    with folder_bank.snapshot():
+        before = folder_bank.tokens(ALICE)
+        with folder_bank.snapshot():
+            assert len(folder_bank.recallable_pks(ALICE)) == 1
+        assert folder_bank.tokens(ALICE) == before > folder_bank.tokens(BOB)
+        assert sum("FROM owners" in text for text in asked) == 2  # Alice's, and Bob's
+        folder_bank.add(ALICE, [memory("b")])
+        assert folder_bank.tokens(ALICE) == before  # the state that it began with
+    assert folder_bank.tokens(ALICE) == 2 * before
+
+
 def test_a_database_that_cannot_grow_says_so_and_takes_nothing(tmp_path: Path) -> None:
     with Storage.open(tmp_path / "bank") as bank:
         bank.claim(MODEL, SPEC)
