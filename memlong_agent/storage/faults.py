@@ -66,7 +66,7 @@ def from_sql(exc: sqlite3.Error | SQLAlchemyError, place: str, timeout_s: float)
     if hasattr(cause, "sqlstate"):
         return _from_psycopg(cause, place, timeout_s, isinstance(exc, OperationalError))
     code = _code(cause)
-    if is_busy(cause) or isinstance(exc, PoolTimeoutError):
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or isinstance(exc, PoolTimeoutError):
         return locked(place, timeout_s)
     if isinstance(exc, IntegrityError):
         return _collision(cause)
@@ -102,11 +102,6 @@ def from_archive(exc: OSError | ValueError | sqlite3.Error, place: str) -> Archi
     if code in _DENIED:
         return ArchiveError(f"{what}. Give this user the permission, or use another path.")
     return ArchiveError(f"{what}. Check the path and the disk, then try again.")
-
-
-def is_busy(exc: BaseException | None) -> bool:
-    """Whether an error of SQLite says that somebody else is at the database."""
-    return _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_disk(exc: StoreError) -> bool:

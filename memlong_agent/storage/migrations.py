@@ -75,7 +75,9 @@ def prepare(
     Raises:
         StoreError, StoreVersionError: as :func:`check`; StoreError too if SQLite lacks FTS5.
     """
-    with db.exclusive() as got:  # one process makes or upgrades a bank, the others wait
+    # One process at a time: switching a new file to WAL fails at once, not after a timeout,
+    # when another connection is there.
+    with db.exclusive() as got:
         if not got:
             raise locked(db.place, db.timeout_s)
         with db.scope() as conn:

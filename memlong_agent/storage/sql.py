@@ -79,8 +79,8 @@ class Storage(Forgetter):
         """Most memories of one owner; a write above it is a ConfigError, and nothing is written."""
         self._guard = Guard(db)
         try:
+            migrations.prepare(db, clock())  # first: under its lock the file is switched to WAL
             sealing.unlock(db, blobs, key)
-            migrations.prepare(db, clock())
             sealing.begin(db, blobs, key)
             if db.cipher.sealed:
                 conversion.finish_if_idle(db, blobs)

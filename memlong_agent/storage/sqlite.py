@@ -37,6 +37,7 @@ APPLICATION_ID = 0x6D6C6E67
 FILE = "bank.sqlite"
 _WAL_BYTES = 4 << 20
 _PRAGMAS = (
+    "journal_mode = WAL",
     "synchronous = FULL",  # a delete must not come back after its file is gone
     "foreign_keys = ON",
     "secure_delete = ON",  # what is forgotten is overwritten with zeros
@@ -263,29 +264,11 @@ def _engine(folder: Path | None, timeout_s: float, pool: type[Pool] = QueuePool)
             **({"pool_timeout": timeout_s} if pool is QueuePool else {}),
             connect_args={"timeout": timeout_s},
         )
-
-    def connected(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # BEGIN is ours; the driver's own comes too late
-        _into_wal(connection, timeout_s)
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-
-    event.listen(engine, "connect", connected)
+    event.listen(engine, "connect", _on_connect)
     return engine
 
 
-def _into_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
-    """WAL mode, which is of the file: the first connection to a new one changes it.
-
-    SQLite does not wait for another's write lock in this one statement, so that of two processes
-    that open a new bank one could fail at once, whatever its timeout.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            return
-        except sqlite3.OperationalError as exc:
-            if not faults.is_busy(exc) or time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
+def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # BEGIN is ours; the driver's own comes too late
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}").fetchall()
