@@ -36,6 +36,9 @@ from memlong_agent.storage.seal import PLAIN, Cipher
 # 64 files of 300 KB are read cold in 64, 22, 34 ms with one, four, eight threads and written
 # durably in 400, 63, 39 ms. Four: they stay as long as the bank, and calls add no others that stay.
 _THREADS = 4
+# Handing a file to a thread costs more than reading a small one: 8 files of 16 KB take 0.65 instead
+# of 1.6 ms warm, 2.0 instead of 2.4 cold. From 256 KB on threads win where it counts, on a cold disk.
+_SMALL_BYTES = 256 << 10
 SUFFIX = ".safetensors"
 T = TypeVar("T")
 R = TypeVar("R")
@@ -109,6 +112,8 @@ class FileBlobs:
 
     def read_many(self, spec: KVSpec, refs: Sequence[BlobRef]) -> list[KVChunk]:
         with self._translated():
+            if all(ref.nbytes < _SMALL_BYTES for ref in refs):
+                return [self._read(spec, ref) for ref in refs]
             return self._each(lambda ref: self._read(spec, ref), refs)
 
     def remove(self, blob_ids: Iterable[str]) -> None:

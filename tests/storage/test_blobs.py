@@ -66,6 +66,28 @@ def test_views_and_gradients_are_stored_as_they_look(tmp_path: Path) -> None:
         assert torch.equal(back.keys, half.keys) and torch.equal(back.values, half.values)
 
 
+@pytest.mark.parametrize(("head_dim", "beside"), [(4, False), (8192, True)])
+def test_only_large_files_are_read_by_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head_dim: int, beside: bool
+) -> None:
+    spec = replace(SPEC, head_dim=head_dim)
+    chunks = [kv_of(name, 3, spec) for name in "abcdef"]
+    store, _ = stores(tmp_path)
+    refs = store.publish(spec, chunks)
+    readers: set[str] = set()
+    real = os.preadv
+
+    def noted(*args: Any) -> int:
+        readers.add(threading.current_thread().name)
+        return real(*args)
+
+    monkeypatch.setattr(os, "preadv", noted)
+    back = store.read_many(spec, refs)
+    assert all(torch.equal(b.keys, c.keys) for b, c in zip(back, chunks, strict=True))
+    assert (threading.current_thread().name not in readers) == beside
+    store.close()
+
+
 def test_only_the_owner_of_the_files_may_read_them(folder_bank: Storage, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
