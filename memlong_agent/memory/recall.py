@@ -10,7 +10,8 @@ Letters: N chunks, E embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -103,20 +104,55 @@ class Finder:
         words = {hit.pk: min(_WORDS * hit.score, _MOST_WORDS) for hit in lexical}
         if vector is None:
             return _found(list(words)[:top_k], seen, dict.fromkeys(words, 0.0), words)
-        near = self._dense_arm(question, seen, vector, CANDIDATES * top_k)
-        cosines = self._cosines(question.owner, vector, [*near, *words])
         certain = {hit.pk for hit in lexical[:1] if hit.rare}
         worth = SAID if is_first_person(question.text) else 0.0
-        relevance = {
-            pk: cosine + words.get(pk, 0.0) + worth * seen[pk].said
-            for pk, cosine in cosines.items()
-            if cosine >= self._embedder.threshold * (_CERTAIN if pk in certain else 1)
-        }
-        return _found(self._near_best(relevance)[:top_k], seen, cosines, relevance)
+        search, depth = self._dense_arm(question, vector), CANDIDATES * top_k
+        while True:
+            near = search(depth)
+            cosines = self._cosines(question.owner, vector, [*near, *words])
+            promise = self._promise(cosines, words, certain)
+            relevance = self._judged(promise, seen, worth, top_k)
+            rest = cosines[near[-1]] if len(near) == depth else -math.inf  # beyond `near`
+            if rest < self._embedder.threshold or self._settled(relevance, rest, top_k):
+                return _found(self._near_best(relevance)[:top_k], seen, cosines, relevance)
+            depth *= _WIDER
 
     def forget(self, owner: Owner) -> None:
         """Drop what is kept of an owner who is erased."""
         self._indexes.forget(owner)
+
+    def _promise(
+        self, cosines: Mapping[int, float], words: Mapping[int, float], certain: Set[int]
+    ) -> dict[int, float]:
+        """Relevance before anything is looked up, of what is not too far from the question."""
+        return {
+            pk: cosine + words.get(pk, 0.0)
+            for pk, cosine in cosines.items()
+            if cosine >= self._embedder.threshold * (_CERTAIN if pk in certain else 1)
+        }
+
+    def _judged(
+        self, promise: Mapping[int, float], seen: _Seen, worth: float, top_k: int
+    ) -> dict[int, float]:
+        """Relevance of what may be found, looked up from the most promising down.
+
+        What was said is worth `worth` more than it promises. Looking up ends where nothing can come
+        out on top any more: most candidates are never looked up.
+        """
+        order = sorted(promise, key=lambda pk: (-promise[pk], pk))
+        judged: dict[int, float] = {}
+        for start in range(0, len(order), top_k):
+            part = order[start : start + top_k]
+            if self._settled(judged, promise[part[0]] + worth, top_k):
+                break
+            judged |= {pk: promise[pk] + worth * seen[pk].said for pk in seen.pks(part)}
+        return judged
+
+    def _settled(self, relevance: Mapping[int, float], most: float, top_k: int) -> bool:
+        """Whether the best stay the best, whatever follows, if its relevance is `most` at most."""
+        best = self._near_best(relevance)[:top_k]
+        full = len(best) == top_k and relevance[best[-1]] >= most
+        return full or most < self._floor(relevance)
 
     def _near_best(self, relevance: Mapping[int, float]) -> list[int]:
         """Keys, best first, without those that are far behind.
@@ -124,8 +160,11 @@ class Finder:
         They rarely answer too, and what does not answer draws attention from what does.
         """
         order = sorted(relevance, key=lambda pk: (-relevance[pk], pk))
-        floor = self._embedder.share_of_best * max(relevance.values(), default=0.0)
+        floor = self._floor(relevance)
         return [pk for pk in order if relevance[pk] >= floor]
+
+    def _floor(self, relevance: Mapping[int, float]) -> float:
+        return self._embedder.share_of_best * max(relevance.values(), default=0.0)
 
     def _lexical_arm(self, question: Question, seen: _Seen, want: int) -> list[LexicalHit]:
         def ask(depth: int) -> list[LexicalHit]:
@@ -139,15 +178,15 @@ class Finder:
 
         return widened(ask, seen.hits, want)
 
-    def _dense_arm(self, question: Question, seen: _Seen, vector: Vectors, want: int) -> list[int]:
-        """Keys by the cosine of fp16 rows."""
+    def _dense_arm(self, question: Question, vector: Vectors) -> Callable[[int], list[int]]:
+        """The first so many keys by the cosine of fp16 rows, whoever may find them."""
         allowed: Ids | None = None
         if question.session is not None:
             allowed = self._storage.recallable_pks(
                 question.owner, turn=question.turn, session=question.session
             )
         index = self._indexes.of(question.owner)
-        return widened(lambda depth: index.search(vector, depth, allowed), seen.pks, want)
+        return lambda depth: index.search(vector, depth, allowed)
 
     def _cosines(self, owner: Owner, vector: Vectors, pks: Sequence[int]) -> dict[int, float]:
         """fp32 cosines by key; 0.0 for a chunk without a vector."""

@@ -37,7 +37,7 @@ from memlong_agent.storage.seal import PLAIN, Cipher
 # durably in 400, 63, 39 ms. Four: they stay as long as the bank, and calls add no others that stay.
 _THREADS = 4
 # Handing a file to a thread costs more than reading a small one: 8 files of 16 KB take 0.65 instead
-# of 1.6 ms warm, 2.0 instead of 2.4 cold. From 256 KB on threads win where it counts, on a cold disk.
+# of 1.6 ms warm, 2.0 instead of 2.4 cold. From 256 KB on threads win on a cold disk.
 _SMALL_BYTES = 256 << 10
 SUFFIX = ".safetensors"
 T = TypeVar("T")

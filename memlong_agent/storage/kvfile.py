@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def spec_from_json(text: str) -> KVSpec:
         ) from None
 
 
+@lru_cache(maxsize=256)
 def header_of(spec: KVSpec, tokens: int) -> bytes:
     """Length word and padded JSON of a chunk's file; its size is a multiple of 4096."""
     shape = [spec.kv_heads, tokens, spec.head_dim]

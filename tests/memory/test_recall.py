@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from memlong_agent.errors import ConfigError
 from memlong_agent.memory import Hit, MemoryBank
 from memlong_agent.memory.indexes import OwnerIndexes
 from memlong_agent.memory.recall import DEPTH, log_priors, widened
-from memlong_agent.storage import Storage, StoredChunk
+from memlong_agent.storage import Owner, Storage, StoredChunk
 
 READ: dict[str, Any] = {"role": "document", "source": "novel.txt", "session": None}
 WORDS = ["amber", "birch", "cedar", "dahlia", "elder", "fern", "gorse", "hazel", "iris", "kelp"]
@@ -155,6 +155,31 @@ def test_in_the_first_person_the_worth_of_what_was_said_is_five_hundredths(
     assert recalled(bank, "my east") == ["read @30", "said @36", "user said @37"]
     bank.add(ALICE, [draft("said too @34", role="assistant")])  # cos 34 = 0.829
     assert recalled(bank, "my east")[0] == "said too @34"
+
+
+@pytest.mark.parametrize(
+    ("question", "expected", "looked_up"),
+    [("east", ["read @10", "read @11"], 2), ("my east", ["said @16", "read @10"], 4)],
+)
+def test_no_more_is_looked_up_than_may_come_out_on_top(
+    bank: MemoryBank,
+    monkeypatch: pytest.MonkeyPatch,
+    question: str,
+    expected: list[str],
+    looked_up: int,
+) -> None:
+    bank.add(ALICE, [draft(f"read @{angle}", **READ) for angle in (10, 11, 12, 40, 41, 42)])
+    bank.add(ALICE, [draft("said @16")])  # cos 16 = 0.961, and 0.05: more than cos 10 = 0.985
+    asked: list[int] = []
+    real = bank._storage.recallable
+
+    def noted(owner: Owner, pks: Sequence[int], **options: Any) -> list[StoredChunk]:
+        asked.extend(pks)
+        return real(owner, pks, **options)
+
+    monkeypatch.setattr(bank._storage, "recallable", noted)
+    assert recalled(bank, question, top_k=2) == expected
+    assert len(asked) == looked_up, "of the seven"
 
 
 def test_what_is_far_behind_the_best_in_cosine_and_words_is_dropped() -> None:
