@@ -7,7 +7,7 @@ from its wheel, a hash of words, and none at all. Knows no chunk, no bank and no
 Letters: N texts, E embedding dimensions.
 """
 
-from memlong_agent.embedding.base import Embedder, Vectors
+from memlong_agent.embedding.base import Embedder, Vectors, points_somewhere
 from memlong_agent.embedding.choice import resolve_embedder
 from memlong_agent.embedding.sentences import THRESHOLDS, SentenceEmbedder, minilm
 from memlong_agent.embedding.words import HashEmbedder, LexicalOnly
@@ -20,5 +20,6 @@ __all__ = [
     "SentenceEmbedder",
     "Vectors",
     "minilm",
+    "points_somewhere",
     "resolve_embedder",
 ]

@@ -31,11 +31,11 @@ class Embedder(Protocol):
 
     @property
     def threshold(self) -> float:
-        """Cosine of query and chunk below which a chunk is not recalled."""
+        """Cosine of query and chunk below which a chunk is not recalled, 0 or more."""
 
     @property
     def share_of_best(self) -> float:
-        """Share of the best relevance below which none is recalled; 0: all."""
+        """Share of the best relevance below which none is recalled, up to 1; 0: all."""
 
     def embed_query(self, text: str) -> Vectors:
         """A unit vector (E,) of a question; of its last `max_tokens` when it is longer.
@@ -45,3 +45,12 @@ class Embedder(Protocol):
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors (N, E) of texts to be found; of their first `max_tokens`."""
+
+
+def points_somewhere(vector: Vectors) -> bool:
+    """Whether a vector (E,) is neither zero nor broken (not finite).
+
+    Some models answer a text that they do not know with zeros or NaN. No index takes those: such a
+    text is found, and such a question answered, by words alone.
+    """
+    return bool(vector.any() and np.isfinite(vector).all())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from memlong_agent.chunking import ChunkText
-from memlong_agent.embedding import Embedder, Vectors
+from memlong_agent.embedding import Embedder, Vectors, points_somewhere
 from memlong_agent.kv import KVChunk
 from memlong_agent.records import Memory, Recall, said
 from memlong_agent.storage import NewChunk, NewMemory, StoredChunk, StoredMemory
@@ -88,12 +88,11 @@ def embedded_parts(header: str, body: str) -> list[str]:
 def chunk_vectors(embedder: Embedder, texts: Sequence[Sequence[str]]) -> list[Vectors | None]:
     """Unit vectors (E,) of chunks by what is embedded of each; all in one call of the embedder.
 
-    A model can answer a text it does not know with zeros, which point nowhere and which no index
-    takes: such a chunk has None, and is found by its words only.
+    None for one whose vector points nowhere: it is found by its words only.
     """
     found = embedder.embed_texts([part for parts in texts for part in parts])
     vectors = mean_vectors(found, [len(parts) for parts in texts])  # (N, E)
-    return [row if row.any() and np.isfinite(row).all() else None for row in vectors]
+    return [row if points_somewhere(row) else None for row in vectors]
 
 
 def mean_vectors(vectors: Vectors, counts: Sequence[int]) -> Vectors:

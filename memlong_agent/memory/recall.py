@@ -10,12 +10,11 @@ Letters: N chunks, E embedding dimensions.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from memlong_agent.embedding import Embedder
+from memlong_agent.embedding import Embedder, points_somewhere
 from memlong_agent.errors import ConfigError
 from memlong_agent.index import Backend, Ids, Vectors, rescore
 from memlong_agent.memory.asking import is_first_person, query_vector
@@ -94,77 +93,27 @@ class Finder:
         vector = None
         if self._embedder.dimensions > 0:
             looked_for = query_vector(self._embedder, question.text, question.generated)  # (E,)
-            vector = looked_for if looked_for.any() else None
+            vector = looked_for if points_somewhere(looked_for) else None
         with self._storage.snapshot():
             return self._ranked(question, top_k, vector)
 
     def _ranked(self, question: Question, top_k: int, vector: Vectors | None) -> list[Found]:
         seen = _Seen(self._storage, question)
         lexical = self._lexical_arm(question, seen, max(DEPTH, top_k))
-        words = {hit.pk: min(_WORDS * hit.score, _MOST_WORDS) for hit in lexical}
+        judge = _Judge(self._embedder, question, lexical, seen, top_k)
         if vector is None:
-            return _found(list(words)[:top_k], seen, dict.fromkeys(words, 0.0), words)
-        certain = {hit.pk for hit in lexical[:1] if hit.rare}
-        worth = SAID if is_first_person(question.text) else 0.0
-        search, depth = self._dense_arm(question, vector), CANDIDATES * top_k
-        while True:
-            near = search(depth)
-            cosines = self._cosines(question.owner, vector, [*near, *words])
-            promise = self._promise(cosines, words, certain)
-            relevance = self._judged(promise, seen, worth, top_k)
-            rest = cosines[near[-1]] if len(near) == depth else -math.inf  # beyond `near`
-            if rest < self._embedder.threshold or self._settled(relevance, rest, top_k):
-                return _found(self._near_best(relevance)[:top_k], seen, cosines, relevance)
-            depth *= _WIDER
+            return judge.found_by_words()
+        search, want = self._dense_arm(question, vector), CANDIDATES * top_k
+        near = search(want)
+        judge.weigh(self._cosines(question.owner, vector, [*near, *judge.words]))
+        if len(near) == want and not judge.is_settled(near[-1]):  # too many may not be found
+            more = widened(lambda n: near if n == want else search(n), seen.pks, want)
+            judge.weigh(self._cosines(question.owner, vector, [*more, *judge.words]))
+        return judge.found()
 
     def forget(self, owner: Owner) -> None:
         """Drop what is kept of an owner who is erased."""
         self._indexes.forget(owner)
-
-    def _promise(
-        self, cosines: Mapping[int, float], words: Mapping[int, float], certain: Set[int]
-    ) -> dict[int, float]:
-        """Relevance before anything is looked up, of what is not too far from the question."""
-        return {
-            pk: cosine + words.get(pk, 0.0)
-            for pk, cosine in cosines.items()
-            if cosine >= self._embedder.threshold * (_CERTAIN if pk in certain else 1)
-        }
-
-    def _judged(
-        self, promise: Mapping[int, float], seen: _Seen, worth: float, top_k: int
-    ) -> dict[int, float]:
-        """Relevance of what may be found, looked up from the most promising down.
-
-        What was said is worth `worth` more than it promises. Looking up ends where nothing can come
-        out on top any more: most candidates are never looked up.
-        """
-        order = sorted(promise, key=lambda pk: (-promise[pk], pk))
-        judged: dict[int, float] = {}
-        for start in range(0, len(order), top_k):
-            part = order[start : start + top_k]
-            if self._settled(judged, promise[part[0]] + worth, top_k):
-                break
-            judged |= {pk: promise[pk] + worth * seen[pk].said for pk in seen.pks(part)}
-        return judged
-
-    def _settled(self, relevance: Mapping[int, float], most: float, top_k: int) -> bool:
-        """Whether the best stay the best, whatever follows, if its relevance is `most` at most."""
-        best = self._near_best(relevance)[:top_k]
-        full = len(best) == top_k and relevance[best[-1]] >= most
-        return full or most < self._floor(relevance)
-
-    def _near_best(self, relevance: Mapping[int, float]) -> list[int]:
-        """Keys, best first, without those that are far behind.
-
-        They rarely answer too, and what does not answer draws attention from what does.
-        """
-        order = sorted(relevance, key=lambda pk: (-relevance[pk], pk))
-        floor = self._floor(relevance)
-        return [pk for pk in order if relevance[pk] >= floor]
-
-    def _floor(self, relevance: Mapping[int, float]) -> float:
-        return self._embedder.share_of_best * max(relevance.values(), default=0.0)
 
     def _lexical_arm(self, question: Question, seen: _Seen, want: int) -> list[LexicalHit]:
         def ask(depth: int) -> list[LexicalHit]:
@@ -189,13 +138,12 @@ class Finder:
         return lambda depth: index.search(vector, depth, allowed)
 
     def _cosines(self, owner: Owner, vector: Vectors, pks: Sequence[int]) -> dict[int, float]:
-        """fp32 cosines by key; 0.0 for a chunk without a vector."""
+        """fp32 cosines by key, of the chunks that have a vector."""
         ids, vectors = self._storage.vectors_of(owner, pks)  # (N,), (N, E)
-        cosines = dict.fromkeys(pks, 0.0)
-        if ids.size:
-            ids, scores = rescore(vector, ids, vectors, ids.size)
-            cosines.update(zip(ids.tolist(), scores.tolist(), strict=True))
-        return cosines
+        if not ids.size:
+            return {}
+        ids, scores = rescore(vector, ids, vectors, ids.size)
+        return dict(zip(ids.tolist(), scores.tolist(), strict=True))
 
 
 def log_priors(relevances: Sequence[float]) -> list[float]:
@@ -208,6 +156,84 @@ def log_priors(relevances: Sequence[float]) -> list[float]:
     if best <= 0:
         return [0.0] * len(relevances)
     return [PRIOR * (max(relevance, 0.0) / best - 1) for relevance in relevances]
+
+
+class _Judge:
+    """Relevance for one question, of what is near it and of what shares its words.
+
+    Chunks are looked up from the most promising down, until nothing that follows can come out on
+    top: most candidates of a question never are.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        question: Question,
+        lexical: Sequence[LexicalHit],
+        seen: _Seen,
+        top_k: int,
+    ) -> None:
+        self.words = {hit.pk: min(_WORDS * hit.score, _MOST_WORDS) for hit in lexical}
+        self._certain = {hit.pk for hit in lexical[:1] if hit.rare}
+        self._said = SAID if is_first_person(question.text) else 0.0
+        self._embedder, self._seen, self._top_k = embedder, seen, top_k
+        self._cosines: Mapping[int, float] = {}
+        self._relevance: dict[int, float] = {}
+
+    def weigh(self, cosines: Mapping[int, float]) -> None:
+        """Judge these, and what shares words; what has no cosine points nowhere, as if at 90
+        degrees."""
+        self._cosines = {**dict.fromkeys(self.words, 0.0), **cosines}
+        self._relevance = {}
+        promise = self._promise()
+        order = sorted(promise, key=lambda pk: (-promise[pk], pk))
+        for start in range(0, len(order), self._top_k):
+            part = order[start : start + self._top_k]
+            if self._is_settled(promise[part[0]]):
+                break
+            for pk in self._seen.pks(part):
+                self._relevance[pk] = promise[pk] + self._said * self._seen[pk].said
+
+    def is_settled(self, last: int) -> bool:
+        """Whether no chunk with a lower cosine than `last` has can come out on top."""
+        # No cosine: the index knew it before this snapshot did.
+        return self._is_settled(self._cosines.get(last, 1.0))
+
+    def found(self) -> list[Found]:
+        """What answers best, most relevant first."""
+        return _found(self._best(), self._seen, self._cosines, self._relevance)
+
+    def found_by_words(self) -> list[Found]:
+        """The same where there are no vectors."""
+        best, nothing = list(self.words)[: self._top_k], dict.fromkeys(self.words, 0.0)
+        return _found(best, self._seen, nothing, self.words)
+
+    def _promise(self) -> dict[int, float]:
+        """Relevance before anything is looked up, of what is not too far from the question."""
+        threshold = self._embedder.threshold
+        return {
+            pk: cosine + self.words.get(pk, 0.0)
+            for pk, cosine in self._cosines.items()
+            if cosine >= threshold * (_CERTAIN if pk in self._certain else 1)
+        }
+
+    def _is_settled(self, promise: float) -> bool:
+        """Whether the best stay the best, if what follows promises no more."""
+        best, most = self._best(), promise + self._said
+        full = len(best) == self._top_k and self._relevance[best[-1]] >= most
+        return full or most < self._floor()
+
+    def _best(self) -> list[int]:
+        """Keys, best first, without those that are far behind.
+
+        They rarely answer too, and what does not answer draws attention from what does.
+        """
+        floor = self._floor()
+        near_best = [pk for pk, worth in self._relevance.items() if worth >= floor]
+        return sorted(near_best, key=lambda pk: (-self._relevance[pk], pk))[: self._top_k]
+
+    def _floor(self) -> float:
+        return self._embedder.share_of_best * max(self._relevance.values(), default=0.0)
 
 
 def _found(

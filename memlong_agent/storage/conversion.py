@@ -120,6 +120,17 @@ def _existing(
         raise StoreError(f"There is no bank at {folder}. Give the folder of a bank (--bank DIR).")
     db = open_database(folder, database, timeout_s)
     try:
+        _check_used(db)
+    except BaseException:
+        db.close()
+        raise
+    return db, FileBlobs(folder)
+
+
+def _check_used(db: Database) -> None:
+    with db.exclusive() as got:  # a copy may have lost its WAL mode: see migrations.prepare
+        if not got:
+            raise faults.locked(db.place, db.timeout_s)
         with db.scope() as conn:
             migrations.check(db, conn)
             if not migrations.applied(conn):
@@ -127,10 +138,6 @@ def _existing(
                     f"The bank at {db.place} is empty. Open it with the key: a new bank that is "
                     "given one is encrypted."
                 )
-    except BaseException:
-        db.close()
-        raise
-    return db, FileBlobs(folder)
 
 
 def _convert(db: Database, store: FileBlobs, key: Key, on_progress: Progress | None) -> None:

@@ -23,15 +23,13 @@ _SECRET, _PLACE = "secret", "meta.value"
 def unlock(
     db: Database, store: BlobStore, key: Key | None, *, for_conversion: bool = False
 ) -> None:
-    """Give database and blobs the cipher of a bank that exists; before anything else is read.
+    """Give database and blobs the cipher of the bank; before any value is read.
 
     Raises:
         StoreKeyError: the bank is encrypted and the key is missing or wrong; or it is plain and a
             key was given, but not `for_conversion`.
     """
     with db.scope() as conn:
-        if db.contents(conn) != "bank" or not migrations.applied(conn):
-            return
         row, bank_id = reads.meta_value(conn, ROW), migrations.bank_id(conn)
         unused = _is_unused(conn)
     if row is not None:

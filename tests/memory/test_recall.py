@@ -273,10 +273,11 @@ def test_a_rare_word_does_not_bring_back_what_points_elsewhere(bank: MemoryBank)
     assert recalled(bank, "quagga") == ["near @10"]
 
 
-def test_a_question_of_which_the_embedder_knows_nothing_is_answered_by_words() -> None:
+@pytest.mark.parametrize("answer", [0.0, np.nan])
+def test_a_question_of_which_the_embedder_knows_nothing_is_answered_by_words(answer: float) -> None:
     class Speechless(Compass):
         def embed_query(self, text: str) -> Any:
-            return np.zeros(2, np.float32)
+            return np.full(2, answer, np.float32)
 
     with open_bank(embedder=Speechless()) as bank:
         bank.add(ALICE, [draft("velora @0"), draft("amber @0"), *[draft("filler @0")] * 30])
@@ -340,6 +341,33 @@ def test_what_is_in_the_prompt_is_not_recalled_and_others_take_its_place(bank: M
     expected = [f"zebra {i} @{i // 4}" for i in range(150, 154)]
     assert recalled(bank, "east", 4, absent=absent) == expected
     assert recalled(bank, "east", 4, absent=lambda chunk: False) == []
+
+
+def test_what_was_said_is_found_behind_much_that_is_in_the_prompt(bank: MemoryBank) -> None:
+    bank.add(ALICE, [draft(f"seen @{angle}") for angle in (1, 2, 3)])
+    bank.add(ALICE, [draft("read @30", **READ), draft("said @33")])  # cos 0.866, 0.839
+
+    def absent(chunk: StoredChunk) -> bool:
+        return not chunk.text.startswith("seen")
+
+    assert recalled(bank, "east", 1, absent=absent) == ["read @30"]
+    assert recalled(bank, "my east", 1, absent=absent) == ["said @33"], "the fifth of the nearest"
+
+
+def test_an_index_that_is_newer_than_the_snapshot_hides_nothing(tmp_path: Path) -> None:
+    def add_one_more() -> None:
+        bank.add(ALICE, [draft("new @10")])
+        assert texts(bank.search(ALICE, "east", top_k=1)) == ["new @10"]
+
+    with open_bank(tmp_path, embedder=Compass(), clock=Clock()) as bank:
+        hidden = [draft(f"withheld @{angle}", recallable=False) for angle in (1, 2, 3)]
+        bank.add(ALICE, [*hidden, draft("good @20")])
+        with bank._storage.snapshot():
+            bank._storage.tokens(ALICE)  # it begins with what it reads first
+            other = threading.Thread(target=add_one_more)
+            other.start()
+            other.join()
+            assert texts(bank.search(ALICE, "east", top_k=1)) == ["good @20"]
 
 
 def test_the_lexical_arm_looks_past_what_is_in_the_prompt() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from memlong_agent.identity import Identity
 from memlong_agent.storage import Key, NewItem, Rebuilding, Storage
 from memlong_agent.storage.conversion import change_key, encrypt
 from memlong_agent.storage.models import meta
+from memlong_agent.storage.sqlite import SqliteDatabase
 
 TEXTS = [f"Xanthippe{n} keeps the Quarzkristall{n}" for n in range(6)]
 NEEDLES = [*secrets_of(*TEXTS), TOKEN_IDS, b"Quarzkristall", b"Geheimquelle", b"Postfachwert"]
@@ -65,6 +67,20 @@ def contents(bank: Storage) -> list[object]:
     return found + [
         (i.key, i.value, None if i.vectors is None else i.vectors.tolist()) for i in items
     ]
+
+
+def test_a_bank_that_lost_its_wal_mode_is_encrypted_too(plain: Path) -> None:
+    """As a copy that SQLite's own backup made: the first connection switches it."""
+    with closing(sqlite3.connect(plain / "bank.sqlite")) as conn:
+        conn.execute("PRAGMA journal_mode = DELETE")
+    maker = SqliteDatabase(plain, 1.0)
+    with ThreadPoolExecutor(1) as pool:
+        with maker.exclusive(), closing(sqlite3.connect(plain / "bank.sqlite")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            done = pool.submit(encrypt, plain, KEY, timeout_s=10.0)
+            assert not wait([done], 0.3).done
+        assert done.result()
+    maker.close()
 
 
 def test_everything_comes_back_and_nothing_plain_stays(plain: Path) -> None:

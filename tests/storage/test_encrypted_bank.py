@@ -20,7 +20,7 @@ from bank_making import ALICE, BOB, EMBEDDER, MODEL, SPEC, Clock, chunk, kv_of, 
 from postgres_server import PostgresServer
 from sqlalchemy import text as sql
 
-from memlong_agent.errors import ConfigError, StoreCorruptError, StoreKeyError
+from memlong_agent.errors import ConfigError, StoreCorruptError, StoreKeyError, StoreVersionError
 from memlong_agent.storage import Binding, Key, NewItem, RecallMark, Storage, reads
 from memlong_agent.storage.conversion import encrypt
 
@@ -127,6 +127,19 @@ def test_the_key_opens_and_nothing_else_does(tmp_path: Path) -> None:
     assert bytes_of(folder)[folder / "bank.sqlite"] == before[folder / "bank.sqlite"]
     with opened(folder) as bank:
         assert [each.text for each in bank.list_memories(ALICE)] == ["my dog is called Rex"]
+
+
+@pytest.mark.parametrize("key", [None, Key(bytes(32)), KEY])
+def test_another_schema_is_said_before_the_key_is_asked_for(
+    tmp_path: Path, key: Key | None
+) -> None:
+    """`memlong upgrade` needs no key."""
+    opened(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "bank.sqlite")) as conn:
+        conn.execute("INSERT INTO migrations VALUES (900, 'm900_next', 0)")
+        conn.commit()
+    with pytest.raises(StoreVersionError, match=r"has schema m900_next.*Upgrade the package"):
+        Storage.open(tmp_path, key=key)
 
 
 def test_a_key_for_a_plain_bank_is_refused(tmp_path: Path) -> None:
