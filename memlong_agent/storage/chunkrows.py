@@ -14,8 +14,9 @@ import numpy as np
 from sqlalchemy import BindParameter, Connection, bindparam, delete, func, insert, select, update
 
 from memlong_agent.errors import ConfigError
-from memlong_agent.storage import reads, rows, seal
+from memlong_agent.storage import rows, seal
 from memlong_agent.storage.base import NewChunk, NewMemory
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.lexical import Lexical
 from memlong_agent.storage.models import blobs, chunks, events, memories, owners, vectors
@@ -97,7 +98,7 @@ def insert_chunks(
 def memory_ids(conn: Connection, pks: Sequence[int]) -> dict[int, str]:
     """By key, in the order of the keys given."""
     found: dict[int, str] = {}
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         found |= {row.pk: row.id for row in conn.execute(_MEMORY_IDS, {"memories": batch})}
     return {pk: found[pk] for pk in pks}
 
@@ -105,7 +106,7 @@ def memory_ids(conn: Connection, pks: Sequence[int]) -> dict[int, str]:
 def _chunk_pks(conn: Connection, memory_pks: Sequence[int]) -> dict[tuple[int, int], int]:
     """Keys of the memories' chunks by memory and ordinal."""
     found: dict[tuple[int, int], int] = {}
-    for batch in reads.batches(memory_pks):
+    for batch in batches(memory_pks):
         for row in conn.execute(_CHUNK_PKS, {"memories": batch}):
             found[row.memory_pk, row.ordinal] = row.pk
     return found
@@ -114,7 +115,7 @@ def _chunk_pks(conn: Connection, memory_pks: Sequence[int]) -> dict[tuple[int, i
 def remove_chunks(conn: Connection, lexical: Lexical, owner: int, pks: Sequence[int]) -> list[str]:
     """Delete an owner's chunks, vectors and words; returns their K/V files."""
     unused: list[str] = []
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         mine = (chunks.c.owner_id == owner) & chunks.c.pk.in_(batch)
         rows = conn.execute(select(chunks.c.pk, chunks.c.tokens).where(mine)).all()
         if not rows:

@@ -17,6 +17,7 @@ from memlong_agent.errors import StoreError, StoreLockedError
 from memlong_agent.records import Forgotten
 from memlong_agent.storage import heap, matching, reads, superseding, writes
 from memlong_agent.storage.base import Owner
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.items import ItemStore
 from memlong_agent.storage.items.rows import delete_bound, delete_items, delete_owned, owned_items
 from memlong_agent.storage.lexical import Lexical
@@ -223,7 +224,7 @@ def mentions(conn: Connection, owner_pk: int, pks: Sequence[int]) -> tuple[str, 
     found: dict[int, tuple[datetime, int, str]] = {}
     same_turn = (recalls.c.owner_id == memories.c.owner_id) & (recalls.c.turn == memories.c.turn)
     query = select(memories.c.created_at, memories.c.pk, memories.c.id).join(recalls, same_turn)
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         mine = (memories.c.owner_id == owner_pk) & recalls.c.memory_pk.in_(batch)
         found |= {row.pk: tuple(row) for row in conn.execute(query.where(mine))}
     return tuple(each[2] for each in sorted(found.values()) if each[1] not in set(pks))
@@ -238,14 +239,14 @@ def forget_memories(
     `undo` is as in superseding.py.
     """
     touched: set[int] = set()
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         these = memories.c.pk.in_(batch)
         touched |= set(conn.scalars(select(memories.c.session_id).where(these))) - {None}
         conn.execute(delete(recalls).where(recalls.c.memory_pk.in_(batch)))
     superseding.release(conn, pks, undo=undo)
     delete_bound(conn, pks)
     unused = writes.remove_memories(conn, lexical, owner_pk, pks)
-    for batch in reads.batches(touched):
+    for batch in batches(touched):
         empty = ~exists().where(memories.c.session_id == sessions.c.pk)
         conn.execute(delete(sessions).where(sessions.c.pk.in_(batch), empty))
     note_forgotten(conn, owner_pk)

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from memlong_agent.storage import reads
 from memlong_agent.storage.base import Pks
+from memlong_agent.storage.batching import batches
 
 _WORDS = re.compile(r"\w+")
 # Han and kana are written without spaces: a run of them becomes overlapping pairs.
@@ -208,7 +208,7 @@ class Fts5Lexical(RankedLexical):
 
 def _for_each(conn: Connection, words: Sequence[str], query: str) -> Iterator[tuple[str, Any]]:
     """Each word with what `query`, which may name it `term`, selects for it."""
-    for some in reads.batches(words):
+    for some in batches(words):
         asked = f"WITH asked (term) AS (VALUES {', '.join(['(?)'] * len(some))})"
         found = conn.exec_driver_sql(f"{asked} SELECT term, ({query}) FROM asked", tuple(some))
         yield from map(tuple, found)

@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 from memlong_agent.errors import ConfigError
 from memlong_agent.storage import reads
 from memlong_agent.storage.base import StoredMemory
+from memlong_agent.storage.batching import batches
 
 _DOCUMENT = "document"
 
@@ -64,7 +65,7 @@ def memories_with(conn: Connection, owner_pk: int, pattern: re.Pattern[str]) -> 
     """Keys of the owner's memories that contain the text; some may come twice."""
     pks = reads.memory_pks(conn, owner_pk, newest_first=False)
     sections: list[tuple[str, int, int, str]] = []
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         held = reads.held_texts(conn, batch)
         for memory in reads.stored_memories(conn, batch):
             if holds(pattern, _texts(memory)) or holds(pattern, [held.get(memory.pk, ("", ""))[1]]):

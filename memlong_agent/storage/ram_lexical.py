@@ -19,7 +19,8 @@ from typing import Any
 from sqlalchemy import Connection, StaticPool, create_engine, func, select
 
 from memlong_agent.errors import StoreCorruptError
-from memlong_agent.storage import reads, rows, seal
+from memlong_agent.storage import rows, seal
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.lexical import Fts5Lexical, Ranking
 from memlong_agent.storage.models import chunks, events, memories
 
@@ -111,7 +112,7 @@ class RamLexical:
         else:
             newer = select(events.c.chunk_pk).where(events.c.seq > self._seq).distinct()
             # Whatever was touched becomes what the bank has of it now.
-            for batch in reads.batches(conn.scalars(newer)):
+            for batch in batches(conn.scalars(newer)):
                 self._fts.remove(words, batch)
                 touched = _TEXTS.where(chunks.c.pk.in_(batch)).order_by(chunks.c.owner_id)
                 self._add(conn, words, conn.execute(touched).all())

@@ -6,9 +6,9 @@ recallable, and pending only for the turn that wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
@@ -25,6 +25,7 @@ from memlong_agent.storage.base import (
     StoredChunk,
     StoredMemory,
 )
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.kvfile import BlobRef
 from memlong_agent.storage.models import (
     Utc,
@@ -39,9 +40,7 @@ from memlong_agent.storage.models import (
     vectors,
 )
 
-T = TypeVar("T")
 ERASED = "erased"  # kind of the row that stands for all who were erased
-_BATCH = 500  # values per statement, well below SQLite's oldest limit of 999 variables
 # A condition on a memory's row: recall may use it at :now, in the turn :turn.
 _MAY_BE_RECALLED = and_(
     memories.c.recallable,
@@ -49,13 +48,6 @@ _MAY_BE_RECALLED = and_(
     or_(memories.c.expires_at.is_(None), memories.c.expires_at > bindparam("now", type_=Utc)),
     memories.c.superseded_by.is_(None),
 )
-
-
-def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Lists of at most 500, for `IN (...)` and `VALUES`."""
-    left = list(items)
-    for start in range(0, len(left), _BATCH):
-        yield left[start : start + _BATCH]
 
 
 def meta_value(conn: Connection, key: str) -> str | None:
@@ -227,8 +219,7 @@ def held_texts(conn: Connection, pks: Sequence[int]) -> dict[int, tuple[str, str
 def known_blobs(conn: Connection, blob_ids: Sequence[str]) -> set[str]:
     """Those of `blob_ids` that have a row."""
     found: set[str] = set()
-    for start in range(0, len(blob_ids), _BATCH):
-        some = blob_ids[start : start + _BATCH]
+    for some in batches(blob_ids):
         found |= set(conn.scalars(select(blobs.c.blob_id).where(blobs.c.blob_id.in_(some))))
     return found
 

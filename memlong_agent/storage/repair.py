@@ -17,6 +17,7 @@ from memlong_agent.errors import StoreCorruptError
 from memlong_agent.kv import KVChunk, KVSpec
 from memlong_agent.storage import faults, reads, rows, seal, upkeep
 from memlong_agent.storage.base import Matrix, StoredChunk
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.lexical import Lexical
@@ -59,7 +60,7 @@ def encode_anew(db: Database, store: BlobStore, spec: KVSpec, encode: Encode) ->
     with db.scope() as conn:
         every = list(conn.scalars(select(chunks.c.pk).order_by(chunks.c.pk)))
     made = 0
-    for batch in reads.batches(every):
+    for batch in batches(every):
         bad = [pk for pk in batch if not _is_whole(db, store, spec, pk)]
         for some in _chunks(db, bad):
             refs = store.publish(spec, list(encode(some)))
@@ -111,7 +112,7 @@ def index_anew(db: Database, lexical: Lexical) -> bool:
         for owner, pk in conn.execute(query):
             owned.setdefault(owner, []).append(pk)
         for owner, pks in owned.items():
-            for batch in reads.batches(pks):
+            for batch in batches(pks):
                 some = reads.stored_chunks(conn, owner, batch)
                 lexical.add(conn, owner, [(chunk.pk, chunk.text) for chunk in some])
     return True

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from memlong_agent.errors import ConfigError
-from memlong_agent.storage import reads
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.models import memories
 
 
@@ -35,9 +35,9 @@ def release(conn: Connection, pks: Sequence[int], *, undo: bool) -> None:
     """
     newer: dict[int, int | None] = {}
     pairs = select(memories.c.pk, memories.c.superseded_by)
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         newer |= {pk: by for pk, by in conn.execute(pairs.where(memories.c.pk.in_(batch)))}
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         for old, by in conn.execute(pairs.where(memories.c.superseded_by.in_(batch))).all():
             if old in newer:
                 continue

@@ -19,6 +19,7 @@ from memlong_agent.errors import MemLongError, StoreCorruptError, StoreKeyError
 from memlong_agent.kv import KVSpec
 from memlong_agent.storage import reads, writes
 from memlong_agent.storage.base import Swept
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.blobs import BlobStore
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.items.rows import stored_items
@@ -200,7 +201,7 @@ def _sealed_problems(conn: Connection) -> list[str]:
 def _damaged(read: Callable[[list[int]], object], pks: Sequence[int]) -> list[str]:
     """What is said of each key that cannot be read, of which most can."""
     problems: list[str] = []
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         with suppress(StoreCorruptError):
             read(batch)
             continue

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Table, delete, exists, insert, select, update
 
 from memlong_agent.storage import reads, remnants, rows, seal, superseding
 from memlong_agent.storage.base import Owner, RecallMark
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.chunkrows import Prepared, insert_chunks, memory_ids, remove_chunks
 from memlong_agent.storage.dialects import ifnull, upsert
 from memlong_agent.storage.lexical import Lexical
@@ -130,7 +131,7 @@ def remove_memories(
 ) -> list[str]:
     """Delete memories with all that hangs on them; returns their K/V files."""
     unused: list[str] = []
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         owned = list(conn.scalars(select(chunks.c.pk).where(chunks.c.memory_pk.in_(batch))))
         unused += remove_chunks(conn, lexical, owner, owned)
         conn.execute(delete(memories).where(memories.c.pk.in_(batch)))
@@ -143,7 +144,7 @@ def trim(conn: Connection, pks: Sequence[int]) -> None:
     The digest stays: a document of which parts were evicted is not written again.
     """
     empty = ~exists().where(chunks.c.memory_pk == memories.c.pk)
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         gone = list(conn.scalars(select(memories.c.pk).where(memories.c.pk.in_(batch), empty)))
         superseding.release(conn, gone, undo=False)
         conn.execute(delete(memories).where(memories.c.pk.in_(gone)))

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from memlong_agent.errors import ConfigError
 from memlong_agent.storage import reads, seal
 from memlong_agent.storage.base import Matrix, Owner
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.matching import strings
 from memlong_agent.storage.models import items, memories, owners
 
@@ -78,7 +79,7 @@ class StoredItem:
 
 def delete_bound(conn: Connection, memory_pks: Sequence[int]) -> None:
     """Delete the items that are bound to memories; these are about to be forgotten."""
-    for batch in reads.batches(memory_pks):
+    for batch in batches(memory_pks):
         conn.execute(delete(items).where(items.c.memory_pk.in_(batch)))
 
 
@@ -94,7 +95,7 @@ def owned_items(conn: Connection, owner_pk: int) -> list[tuple[int, int | None, 
 
 
 def delete_items(conn: Connection, pks: Sequence[int]) -> None:
-    for batch in reads.batches(pks):
+    for batch in batches(pks):
         conn.execute(delete(items).where(items.c.pk.in_(batch)))
 
 

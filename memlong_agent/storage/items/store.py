@@ -8,7 +8,8 @@ from datetime import datetime
 
 from sqlalchemy import delete, select, update
 
-from memlong_agent.storage import reads, seal, writes
+from memlong_agent.storage import seal, writes
+from memlong_agent.storage.batching import batches
 from memlong_agent.storage.database import Database
 from memlong_agent.storage.dialects import upsert
 from memlong_agent.storage.items.rows import (
@@ -101,7 +102,7 @@ class ItemStore:
         """Begin the time to live of items anew, and of the memories they are bound to."""
         now = self._clock()
         with self._db.scope(write=True) as conn:
-            for batch in reads.batches(pks):
+            for batch in batches(pks):
                 ending = select(items.c.pk, items.c.ttl_s, items.c.memory_pk)
                 ending = ending.where(items.c.pk.in_(batch), items.c.ttl_s.is_not(None))
                 for pk, ttl_s, memory_pk in conn.execute(ending.where(alive(now))).all():
