@@ -106,9 +106,10 @@ class Finder:
         search, want = self._dense_arm(question, vector), CANDIDATES * top_k
         near = search(want)
         judge.weigh(self._cosines(question.owner, vector, [*near, *judge.words]))
-        if len(near) == want and not judge.is_settled(near[-1]):  # too many may not be found
-            more = widened(lambda n: near if n == want else search(n), seen.pks, want)
-            judge.weigh(self._cosines(question.owner, vector, [*more, *judge.words]))
+        if len(near) == want and not judge.is_settled(near[-1]):
+            found = widened(lambda n: near if n == want else search(n), seen.pks, want)
+            if found != near:  # some may not be found, and others take their place
+                judge.weigh(self._cosines(question.owner, vector, [*found, *judge.words]))
         return judge.found()
 
     def forget(self, owner: Owner) -> None:
@@ -181,8 +182,7 @@ class _Judge:
         self._relevance: dict[int, float] = {}
 
     def weigh(self, cosines: Mapping[int, float]) -> None:
-        """Judge these, and what shares words; what has no cosine points nowhere, as if at 90
-        degrees."""
+        """Judge these, and what shares words: without a cosine as if at 90 degrees."""
         self._cosines = {**dict.fromkeys(self.words, 0.0), **cosines}
         self._relevance = {}
         promise = self._promise()
